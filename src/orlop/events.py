@@ -17,8 +17,8 @@ class Event(Value):
     """One thing that happened.
 
     `action` is a dotted word from the table in docs/design/events.md ("pull.progress", "build.step", "build.output",
-    "warning"...). `subject` is what it happened to: a digest, a step's number, a container's id. `current` and `total` are
-    bytes where the action is a progress; total is 0 while unknown.
+    "warning"...). `subject` is what it happened to: a digest, a step's number, a container's id. `current` and `total`
+    are bytes where the action is a progress; total is 0 while unknown.
     """
 
     action: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Self, dataclass_transform
 else:
 
-    def dataclass_transform(**_: object):  # noqa: D103, ANN201  # typing is not imported at run time: 9 ms
+    def dataclass_transform(**_: object):  # noqa: D103  # typing is not imported at run time: 9 ms
         return lambda cls: cls
 
 

@@ -1,0 +1,1 @@
+"""The engine: one module a noun. Its verbs are the Python API, and what every face calls."""
