@@ -1,0 +1,155 @@
+"""Files that are whole or absent: write beside, fsync, rename; and blobs as hard links."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from orlop.oci.digest import Digest
+
+
+def content_path(root: str, digest: Digest) -> str:
+    """Where the content with this digest lives, for all repositories."""
+    return f"{root}/blobs/{digest.replace(':', '/')}"
+
+
+def temporary(root: str) -> str:
+    """A new path on the same file system, for something that is not whole yet."""
+    return f"{root}/incoming/{os.urandom(16).hex()}"
+
+
+def make_folder(path: str) -> None:
+    """Make `path` and what is missing above it, durably."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_folder(parent)
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    sync_folder(parent)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder durable."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write(root: str, path: str, pieces: Sequence[bytes]) -> None:
+    """Put a small file at `path`, in place of any other: readers see the old one or the new one, also after a crash."""
+    beside = temporary(root)
+    try:
+        with open(beside, "xb", opener=_private) as file:
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+    sync_folder(os.path.dirname(path))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def point(root: str, path: str, target: str) -> None:
+    """Make the symbolic link `path` point to `target`, atomically. The caller syncs the folder."""
+    beside = temporary(root)
+    os.symlink(target, beside)
+    try:
+        os.rename(beside, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+def keep(root: str, upload: str, digest: Digest, blob: str) -> None:
+    """Make the whole and synced file `upload` the content `digest`, linked as `blob`; `upload` itself is left alone.
+
+    Content that is there already is shared. It may vanish at any moment, because its last repository gave it up: then
+    the upload takes its place.
+    """
+    content = content_path(root, digest)
+    make_folder(os.path.dirname(content))
+    while True:
+        try:
+            os.link(upload, content)
+            sync_folder(os.path.dirname(content))
+        except FileExistsError:
+            _heal(root, upload, content)
+        if link_blob(content, blob):
+            return
+
+
+def _heal(root: str, upload: str, content: str) -> None:
+    """Replace kept content whose size is wrong (a broken disk, a restored backup) with what was just verified."""
+    with suppress(FileNotFoundError):
+        if os.stat(content).st_size != os.stat(upload).st_size:
+            beside = temporary(root)
+            os.link(upload, beside)
+            os.rename(beside, content)
+
+
+def link_blob(content: str, blob: str) -> bool:
+    """Link `content` as `blob` of a repository, durably. False if the content is gone."""
+    folder = os.path.dirname(blob)
+    make_folder(folder)
+    try:
+        os.link(content, blob)
+    except FileExistsError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        _split(content)
+        return link_blob(content, blob)
+    sync_folder(folder)
+    return True
+
+
+def _split(content: str) -> None:
+    """Give content that has all the links a file may have (65000 on ext4) a fresh copy to link to."""
+    root = content.rsplit("/blobs/", 1)[0]
+    beside = temporary(root)
+    with open(content, "rb") as source, open(beside, "xb", opener=_private) as target:
+        while os.copy_file_range(source.fileno(), target.fileno(), 1 << 30):
+            pass
+        os.fsync(target.fileno())
+    os.rename(beside, content)
+
+
+def drop_unlinked(content: str) -> None:
+    """Remove content that no repository links to.
+
+    A repository that links to it between the two calls keeps it alive by that link; only the sharing is lost.
+    """
+    with suppress(FileNotFoundError):
+        if os.stat(content).st_nlink == 1:
+            os.unlink(content)
+
+
+def purge_temporary(root: str, older_than: float) -> int:
+    """Remove what crashed writers left in incoming/ longer than `older_than` seconds ago; returns how many."""
+    count = 0
+    with os.scandir(f"{root}/incoming") as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                if entry.stat(follow_symlinks=False).st_mtime < time.time() - older_than:
+                    os.unlink(entry.path)
+                    count += 1
+    return count
