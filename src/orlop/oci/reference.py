@@ -147,9 +147,7 @@ def _check_tag(text: str, tag: str) -> None:
         raise _wrong(f"{text!r} has the tag {tag!r}; a tag starts with a letter, a digit or an underscore")
     for letter in tag:
         if letter not in _TAG:
-            raise _wrong(
-                text, f"{text!r} has {letter!r} in its tag", hint="tags have letters, digits, '_', '.' and '-'"
-            )
+            raise _wrong(f"{text!r} has {letter!r} in its tag", hint="tags have letters, digits, '_', '.' and '-'")
 
 
 def _split_registry(text: str, name: str) -> tuple[str, str]:
