@@ -83,9 +83,9 @@ def _mount_lines() -> list[str]:
 
 
 def _statfs_type(path: str) -> str:
-    import ctypes  # noqa: PLC0415  # 3 ms, and the mount table nearly always knew
+    import ctypes  # 3 ms, and the mount table nearly always knew
 
-    from orlop.linux import syscalls  # noqa: PLC0415  # the same
+    from orlop.linux import syscalls  # the same
 
     buffer = ctypes.create_string_buffer(256)
     syscalls.call("statfs", os.fsencode(path), buffer, doing=f"statfs {path}")
@@ -114,7 +114,7 @@ def rename_noreplace(source: str, target: str) -> None:
 
 
 def _renameat2(source: str, target: str, flags: int) -> None:
-    from orlop.linux import syscalls  # noqa: PLC0415  # ctypes costs 3 ms
+    from orlop.linux import syscalls  # ctypes costs 3 ms
 
     at = -100  # AT_FDCWD
     doing = f"rename {source} to {target}"
@@ -123,7 +123,7 @@ def _renameat2(source: str, target: str, flags: int) -> None:
 
 def reflink(source: int, target: int) -> None:
     """Make the file `target` (fd) share all blocks of `source` (fd); OSError where the file system cannot."""
-    import fcntl  # noqa: PLC0415  # an extension module most callers never need
+    import fcntl  # an extension module most callers never need
 
     fcntl.ioctl(target, _FICLONE, source)
 
@@ -158,7 +158,7 @@ def _by_copy_file_range(source: int, target: int, count: int) -> int:
 
 
 def _by_sendfile(source: int, target: int, count: int) -> int:
-    return os.sendfile(target, source, None, count)  # type: ignore[arg-type]  # None: from the fd's own offset
+    return os.sendfile(target, source, None, count)  # None: from the fd's own offset
 
 
 def _by_read(source: int, target: int, count: int) -> int:
@@ -176,7 +176,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 def sync_fs(fd: int) -> None:
     """Flush the whole file system that `fd` lies on (syncfs)."""
-    from orlop.linux import syscalls  # noqa: PLC0415  # ctypes costs 3 ms
+    from orlop.linux import syscalls  # ctypes costs 3 ms
 
     syscalls.call("syncfs", fd)
 
@@ -228,9 +228,11 @@ def _remove_entry(parent: int, name: str) -> None:
 
 
 def _remove_directory(parent: int, name: str) -> None:
-    """Empty and remove a directory. The walk keeps its own stack: hostile trees are deeper than Python's or the fd limit."""
+    """Empty and remove a directory, with our own stack: hostile trees are deeper than recursion or the fd limit."""
     here, rest = os.dup(parent), [name]
-    trail: list[tuple[str, int, tuple[int, int], list[str]]] = []  # our name, the parent's fd or -1, its identity, its rest
+    trail: list[
+        tuple[str, int, tuple[int, int], list[str]]
+    ] = []  # our name, the parent's fd or -1, its identity, its rest
     try:
         while rest or trail:
             if rest:

@@ -4,7 +4,7 @@ Two questions, each answered by openat2(2) in one step and by a walk of O_NOFOLL
 filter has no openat2:
 
 - *in root*: as if chroot-ed. Absolute symlinks and ".." stay inside the root. For paths a container names.
-- *beneath*: anything that would leave the tree, or an absolute path, is an error (EXDEV). For paths we derive ourselves.
+- *beneath*: anything that would leave the tree, or an absolute path, is an error (EXDEV). For paths we derive.
 
 Neither follows magic links (/proc/<pid>/fd, /proc/<pid>/root) and neither can be led outside by somebody who swaps
 directories for symlinks, or moves them, while we look.
@@ -176,7 +176,7 @@ class _Walk:
 
 
 def _on_procfs(fd: int) -> bool:
-    import ctypes  # noqa: PLC0415  # syscalls loaded it already; only this fallback needs a buffer
+    import ctypes  # syscalls loaded it already; only this fallback needs a buffer
 
     buffer = ctypes.create_string_buffer(256)
     syscalls.call("fstatfs", fd, buffer)
@@ -238,8 +238,9 @@ def _last(steps: _Walk, flags: int, mode: int) -> int | None:
 def mkdirs_in_root(root_fd: int, path: str, mode: int = 0o755, *, owner: tuple[int, int] | None = None) -> int:
     """Make `path` and its missing parents inside the root, and return an O_PATH descriptor of the directory.
 
-    Symlinks on the way resolve inside the root; a dangling one gets its target made, as a chroot-ed `mkdir -p $(realpath)`
-    would. New directories get exactly `mode` (the umask is undone) and `owner` (uid, gid); those there stay as they are.
+    Symlinks on the way resolve inside the root; a dangling one gets its target made, as a chroot-ed
+    `mkdir -p $(realpath)` would. New directories get exactly `mode` (the umask is undone) and `owner` (uid, gid); those
+    there stay as they are.
     """
     steps = _Walk(root_fd, path, RESOLVE_IN_ROOT)
     try:
@@ -265,8 +266,8 @@ def _make(steps: _Walk, part: str, mode: int, owner: tuple[int, int] | None) -> 
         raise steps.failure(error.errno or errno.EIO) from error
     if not steps.enter(part) or not made:
         return
-    # Opened for real: O_PATH descriptors take neither fchmod nor fchown. What we enter is ours or a swapped-in directory
-    # of the same tree, never a symlink.
+    # Opened for real: O_PATH descriptors take neither fchmod nor fchown. What we entered is ours, or a swapped-in
+    # directory of the same tree, never a symlink.
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=steps.stack[-1])
     try:
         if owner is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MACHINE = os.uname().machine
 
-# name: (x86_64, aarch64)
+# On x86_64, on aarch64
 _NUMBERS = {
     "bpf": (321, 280),
     "capget": (125, 90),
@@ -75,7 +75,7 @@ def number(name: str) -> int:
 def call(name: str | int, *arguments: Any, doing: str = "") -> int:
     """Make a system call and return its result; OSError says `doing` (by default the call's name) and why it failed.
 
-    Integers go as C longs, bytes as pointers to them (NUL-terminated), None as a null pointer; ctypes values as they are.
+    Integers go as C longs, bytes as pointers to them (NUL-terminated), None as a null pointer, ctypes values as is.
     An interrupted call (EINTR) is not repeated: not every call may be.
     """
     index = name if isinstance(name, int) else number(name)
