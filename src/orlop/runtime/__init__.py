@@ -1,0 +1,1 @@
+"""The runtime: OCI bundles made into processes, and the small monitor that watches each container."""
