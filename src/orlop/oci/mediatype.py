@@ -59,8 +59,8 @@ def is_index(media_type: str) -> bool:
     return media_type in INDEXES
 
 
-def is_config(media_type: str) -> bool:
-    """Whether it is an image configuration."""
+def is_image_config(media_type: str) -> bool:
+    """Whether it is the configuration of a container image (and not of another artifact)."""
     return media_type in CONFIGS
 
 
