@@ -49,7 +49,7 @@ def from_environment(
         default_root, default_run = "/var/lib/orlop", "/run/orlop"
     else:
         default_root = (environ.get("XDG_DATA_HOME") or f"{home}/.local/share") + "/orlop"
-        default_run = (environ.get("XDG_RUNTIME_DIR") or f"/tmp/orlop-{uid}") + "/orlop"  # noqa: S108  # made 0700 and owner-checked when opened
+        default_run = (environ.get("XDG_RUNTIME_DIR") or f"{home}/.cache/orlop-run") + "/orlop"
     namespace = environ.get("ORLOP_NAMESPACE") or "default"
     if not namespace.replace("-", "").replace(".", "").replace("_", "").isalnum():
         raise InvalidArgument(

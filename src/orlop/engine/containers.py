@@ -1,0 +1,265 @@
+"""Containers: the noun, with docker's verbs. Each verb's work is in the module that its method imports."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.engine import journal, names, status
+from orlop.engine.requests import ListContainers, Prune, Ran, Removed
+from orlop.errors import Conflict, FailedPrecondition, NotFound, OrlopError
+from orlop.events import Event, ignore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from orlop.engine.core import Engine
+    from orlop.engine.requests import ContainerSummary, CreateContainer, Exec, LogLine, Logs, Stats, Stdio
+    from orlop.engine.status import Status
+    from orlop.events import Report
+    from orlop.store.containers import ContainerRecord
+
+
+class Containers:
+    """The verbs on containers. A container is named by its name, its id, or an id prefix that only one has."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._namespace = engine.settings.namespace
+
+    def record(self, name: str) -> ContainerRecord:
+        """What is recorded of one container; NotFound, or InvalidArgument for an ambiguous prefix."""
+        return self._engine.root.state.containers.find(self._namespace, name)
+
+    def status(self, record: ContainerRecord) -> Status:
+        """The container's state now, by evidence."""
+        return status.status_of(self._engine.root, record)
+
+    def create(self, request: CreateContainer, report: Report = ignore) -> str:
+        """Make a container that does not run yet; returns its id."""
+        from orlop.engine import creation
+
+        return creation.create(self._engine, request, report).id
+
+    def run(self, request: CreateContainer, stdio: Stdio | None = None, report: Report = ignore) -> Ran:
+        """Create and start. With `stdio` it stays joined to the program until that ends (or the user detaches)."""
+        from orlop.engine import creation, launch
+
+        record = creation.create(self._engine, request, report)
+        if request.cid_file:
+            _write_id(request.cid_file, record.id)
+        try:
+            code = launch.start(self._engine, record, stdio, report)
+        except BaseException:
+            if request.auto_remove:
+                self._discard(record)
+            raise
+        return Ran(id=record.id, exit_code=code)
+
+    def _discard(self, record: ContainerRecord) -> None:
+        """Remove what never ran; the error that brought us here is the one worth telling."""
+        from orlop.engine import creation, launch
+
+        try:
+            launch.settle(self._engine, record.id)
+            creation.remove(self._engine, self.record(record.id), volumes=True)
+        except OrlopError:
+            return  # settle removed it already, or the next prune will
+
+    def start(self, name: str, stdio: Stdio | None = None, report: Report = ignore) -> int | None:
+        """Start a created or stopped container. With `stdio`: join it, and return its exit code when it ends."""
+        from orlop.engine import launch
+
+        record = self.record(name)
+        if self.status(record).running:
+            return None
+        return launch.start(self._engine, record, stdio, report)
+
+    def attach(self, name: str, stdio: Stdio) -> int:
+        """Join a running container's program; returns its exit code, or 0 when the user detached."""
+        from orlop.engine import launch
+
+        record = self.record(name)
+        status.require_running(self.status(record), record.name, "attach to")
+        return launch.attach(self._engine, record, stdio)
+
+    def exec(self, request: Exec, stdio: Stdio | None = None) -> int:
+        """Run another program in a running container; returns its exit code (0 at once when detached)."""
+        from orlop.engine import execs
+
+        return execs.execute(self._engine, request, stdio)
+
+    def stop(self, name: str, timeout: int | None = None) -> None:
+        """Ask the program to end, and after `timeout` seconds (-1: never) kill it. No error if it does not run."""
+        from orlop.engine import stopping
+
+        record = self.record(name)
+        stopping.stop(self._engine, record, record.config["stop_timeout"] if timeout is None else timeout)
+
+    def kill(self, name: str, signal: str = "KILL") -> None:
+        """Send a signal to the container's first process."""
+        from orlop.engine import stopping
+
+        stopping.kill(self._engine, self.record(name), signal)
+
+    def restart(self, name: str, timeout: int | None = None, report: Report = ignore) -> None:
+        """Stop, then start."""
+        self.stop(name, timeout)
+        self.start(name, None, report)
+
+    def pause(self, name: str) -> None:
+        """Freeze every process of a container."""
+        from orlop.engine import stopping
+
+        stopping.pause(self._engine, self.record(name))
+
+    def unpause(self, name: str) -> None:
+        """Let a paused container go on."""
+        from orlop.engine import stopping
+
+        stopping.unpause(self._engine, self.record(name))
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a container another name."""
+        from orlop.engine import creation
+        from orlop.errors import AlreadyExists
+
+        record, clean = self.record(name), names.checked(new).removeprefix("/")
+        try:
+            self._engine.root.state.containers.rename(record.id, clean)
+        except AlreadyExists as error:
+            raise creation.taken(clean, self.record(clean).id) from error
+        journal.record(self._engine.root, "container", "rename", record.id, {"oldName": record.name, "name": clean})
+
+    def remove(self, name: str, force: bool = False, volumes: bool = False) -> None:  # docker's words
+        """Delete a container. FailedPrecondition while it runs, unless `force` (which kills it first)."""
+        from orlop.engine import creation, launch, stopping
+
+        record = self.record(name)
+        now = self.status(record)
+        if now.running:
+            if not force:
+                raise FailedPrecondition(
+                    f"container {record.name} is running",
+                    hint=f"stop it first (orlop stop {record.name}), or use --force",
+                )
+            stopping.stop(self._engine, record, 0)
+        if not self.status(record).settled:
+            launch.settle(self._engine, record.id)
+        try:
+            with self._engine.root.lock(f"container-{record.id}"):
+                creation.remove(self._engine, self.record(record.id), volumes=volumes or record.config["auto_remove"])
+        except NotFound:
+            if not record.config["auto_remove"]:
+                raise  # an auto-removed container goes by itself once stopped
+
+    def wait(self, name: str) -> int:
+        """Wait for the program's end; returns its exit code."""
+        return status.wait(self._engine.root, self.record(name)).exit_code
+
+    def logs(self, request: Logs) -> Iterator[LogLine]:
+        """What the program wrote."""
+        from orlop.engine import logs
+
+        return logs.read(self._engine, self.record(request.container), request)
+
+    def list(self, request: ListContainers = ListContainers()) -> list[ContainerSummary]:  # frozen
+        """Containers, newest first; only running ones unless `all`."""
+        from orlop.engine import listing
+
+        return listing.rows(self._engine, request)
+
+    def summaries(self) -> list[ContainerSummary]:
+        """Every container, running or not."""
+        return self.list(ListContainers(all=True))
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """Everything about a container, in docker's shape."""
+        from orlop.engine import listing
+
+        return listing.inspect(self._engine, self.record(name))
+
+    def stats(self, name: str) -> Stats:
+        """One sample of what a container uses; CPU is measured over a short moment."""
+        from orlop.engine import measuring
+
+        return measuring.sample(self._engine, self.record(name))
+
+    def top(self, name: str) -> list[dict[str, Any]]:
+        """The processes of a container, with pids as this machine sees them."""
+        from orlop.engine import measuring
+
+        return measuring.processes(self._engine, self.record(name))
+
+    def ports(self, name: str) -> list[str]:
+        """Published ports: "80/tcp -> 0.0.0.0:8080"."""
+        record = self.record(name)
+        attached = (status.launch_record(self._engine.root, record.id) or {}).get("network") or {}
+        return [
+            f"{port['container_port']}/{port['protocol']} -> "
+            + (f"[{port['host_ip']}]" if ":" in port["host_ip"] else port["host_ip"])
+            + f":{port['host_port']}"
+            for port in attached.get("ports", ())
+        ]
+
+    def prune(self, request: Prune = Prune()) -> Removed:  # frozen
+        """Delete every container that does not run."""
+        from orlop.engine import creation, launch
+
+        actions: list[tuple[str, str]] = []
+        reclaimed = 0
+        keep = _prune_test(request)
+        for record in self._engine.root.state.containers.all(self._namespace):
+            now = self.status(record)
+            if now.running or not keep(record):
+                continue
+            if not now.settled:
+                launch.settle(self._engine, record.id)
+            with self._engine.root.lock(f"container-{record.id}"):
+                try:
+                    reclaimed += creation.remove(self._engine, self.record(record.id), volumes=False)
+                except NotFound:
+                    continue  # it was an auto-removed one
+            actions.append(("deleted container", record.id))
+        return Removed(actions=tuple(actions), reclaimed=reclaimed)
+
+    def settle(self, container: str, report: Report = ignore) -> None:
+        """After the end: give back what was lent, record how it ended, remove or restart. Safe to do twice."""
+        from orlop.engine import launch
+
+        launch.settle(self._engine, container, restart=True, report=report)
+
+
+def _prune_test(request: Prune) -> Any:
+    from orlop.engine import moments
+    from orlop.engine.images import label_matches
+    from orlop.errors import InvalidArgument
+
+    tests: list[Any] = []
+    for one in request.filters:
+        if one.key == "until":
+            limit = moments.moment(one.value, what="--filter until")
+            tests.append(lambda record, limit=limit: record.created / 1e9 < limit)
+        elif one.key in {"label", "label!"}:
+            wanted = one.key == "label"
+            tests.append(lambda record, t=one.value, wanted=wanted: label_matches(record.labels, t) is wanted)
+        else:
+            raise InvalidArgument(f"prune knows no filter {one.key!r}", hint="use until, label or label!")
+    return lambda record: all(test(record) for test in tests)
+
+
+def _write_id(path: str, container: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError as error:
+        raise Conflict(f"--cidfile {path} is there already", hint="remove it, or name another file") from error
+    try:
+        os.write(descriptor, container.encode())
+    finally:
+        os.close(descriptor)
+
+
+def warn(report: Report, text: str, subject: str = "") -> None:
+    """Report something that a person should know and that stops nothing."""
+    report(Event(action="warning", subject=subject, text=text))

@@ -1,0 +1,153 @@
+"""The engine itself: settings, one root, and the nouns, each loaded when it is first used."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from orlop.engine.builds import Builds
+    from orlop.engine.containers import Containers
+    from orlop.engine.images import Images
+    from orlop.engine.networks import Networks
+    from orlop.engine.registries import Registries
+    from orlop.engine.settings import Settings
+    from orlop.engine.system import System
+    from orlop.engine.volumes import Volumes
+    from orlop.layers.snapshots import Snapshotter
+    from orlop.runtime.spawner import Spawner
+    from orlop.store.root import Root
+
+
+class Engine:
+    """All verbs, over one root. Cheap to make: the root is opened by the first verb that needs it.
+
+    Safe to share between threads. Close it (or use `with`) to let go of the root's lock and databases.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._root: Root | None = None
+        self._snapshotter: Snapshotter | None = None
+        self._spawner: Spawner | None = None
+        self._nouns: dict[str, Any] = {}
+
+    @property
+    def root(self) -> Root:
+        """The open root; opening checks its version and its file system."""
+        if self._root is None:
+            from orlop.store.root import Root
+
+            self._root = Root.open(self.settings.root, self.settings.run_root)
+        return self._root
+
+    @property
+    def snapshotter(self) -> Snapshotter:
+        """What makes writable trees out of layers here: overlay where the kernel mounts it, else native copies."""
+        if self._snapshotter is None:
+            from orlop.engine.storage import choose_snapshotter
+
+            self._snapshotter = choose_snapshotter(self.root, self.settings)
+        return self._snapshotter
+
+    @property
+    def spawner(self) -> Spawner:
+        """What starts shims: a direct fork while this process has one thread, else a process of its own."""
+        if self._spawner is None:
+            from orlop.engine.spawning import choose_spawner
+
+            self._spawner = choose_spawner(self)
+        return self._spawner
+
+    @property
+    def images(self) -> Images:
+        """Images by name and id."""
+        return self._noun("images", "Images")  # type: ignore[no-any-return]
+
+    @property
+    def builds(self) -> Builds:
+        """Dockerfile builds."""
+        return self._noun("builds", "Builds")  # type: ignore[no-any-return]
+
+    @property
+    def containers(self) -> Containers:
+        """Containers: create, start, exec, stop, remove."""
+        return self._noun("containers", "Containers")  # type: ignore[no-any-return]
+
+    @property
+    def registries(self) -> Registries:
+        """Log in to registries and out of them."""
+        return self._noun("registries", "Registries")  # type: ignore[no-any-return]
+
+    @property
+    def volumes(self) -> Volumes:
+        """Named volumes."""
+        return self._noun("volumes", "Volumes")  # type: ignore[no-any-return]
+
+    @property
+    def networks(self) -> Networks:
+        """Container networks."""
+        return self._noun("networks", "Networks")  # type: ignore[no-any-return]
+
+    @property
+    def system(self) -> System:
+        """Disk usage, pruning, information, diagnosis."""
+        return self._noun("system", "System")  # type: ignore[no-any-return]
+
+    def _noun(self, module: str, name: str) -> Any:
+        noun = self._nouns.get(module)
+        if noun is None:
+            from importlib import import_module
+
+            noun = self._nouns[module] = getattr(import_module(f"orlop.engine.{module}"), name)(self)
+        return noun
+
+    def disconnect(self) -> None:
+        """Close the databases (they reopen when used): called before every fork."""
+        if self._root is not None:
+            self._root.disconnect()
+
+    def close(self) -> None:
+        """Let go of the root and of helper processes. Running containers are not touched."""
+        if self._spawner is not None:
+            self._spawner.close()
+            self._spawner = None
+        if self._root is not None:
+            self._root.close()
+            self._root = None
+            self._snapshotter = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_engine(root: str = "", run_root: str = "", *, docker_config: str = "", namespace: str = "") -> Engine:
+    """Open an engine for a Python program; this is `orlop.open()`.
+
+    The environment is read here, once, as the command line reads it; arguments beat it. Nothing is touched on disk
+    until the first verb.
+    """
+    import sys
+
+    from orlop.engine.settings import from_environment
+
+    settings = from_environment(
+        os.environ,  # noqa: TID251  # orlop.open() is a face: it reads the environment once
+        uid=os.getuid(),
+        program=(sys.executable, "-m", "orlop"),
+        root=root,
+        run_root=run_root,
+    )
+    if docker_config:
+        settings = settings.replace(docker_config=docker_config)
+    if namespace:
+        settings = settings.replace(namespace=namespace)
+    return Engine(settings)

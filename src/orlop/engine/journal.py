@@ -1,0 +1,89 @@
+"""The event log: what happened to what, as JSON lines that followers watch.
+
+Rotated, and never fsynced: it is news, not a record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from orlop.oci import jsontext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from orlop.store.root import Root
+
+_LIMIT = 4 << 20  # bytes before the log is rotated; one old log is kept
+
+
+def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping[str, str] | None = None) -> None:
+    """Append one event. `kind` is "container", "image", "volume", "network"; `action` is docker's word."""
+    now = time.time_ns()
+    line = jsontext.dumps(
+        {
+            "Type": kind,
+            "Action": action,
+            "Actor": {"ID": subject, "Attributes": dict(attributes or {})},
+            "time": now // 1_000_000_000,
+            "timeNano": now,
+        }
+    )
+    path = f"{root.path}/events.jsonl"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, line + b"\n")  # one write: lines of concurrent commands never mix
+        if os.fstat(descriptor).st_size > _LIMIT:
+            os.replace(path, path + ".1")
+    except FileNotFoundError:
+        pass  # another command rotated it first
+    finally:
+        os.close(descriptor)
+
+
+def read(root: Root, since: float = 0.0, until: float = 0.0, *, follow: bool = False) -> Iterator[dict[str, Any]]:
+    """Events after `since` (Unix seconds), oldest first; with `follow` it goes on for ever, or to `until`."""
+    for path in (f"{root.path}/events.jsonl.1", f"{root.path}/events.jsonl"):
+        try:
+            with open(path, "rb") as log:
+                for line in log:
+                    event = _parse(line)
+                    if event and event["timeNano"] >= since * 1e9 and (not until or event["timeNano"] <= until * 1e9):
+                        yield event
+                end = log.tell()
+        except FileNotFoundError:
+            end = 0
+    if follow:
+        yield from _follow(f"{root.path}/events.jsonl", end, until)
+
+
+def _follow(path: str, end: int, until: float) -> Iterator[dict[str, Any]]:
+    while not until or time.time() < until:
+        try:
+            with open(path, "rb") as log:
+                if os.fstat(log.fileno()).st_size < end:
+                    end = 0  # rotated
+                log.seek(end)
+                for line in log:
+                    if not line.endswith(b"\n"):
+                        break
+                    end += len(line)
+                    event = _parse(line)
+                    if event:
+                        yield event
+        except FileNotFoundError:
+            end = 0
+        time.sleep(0.1)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    from orlop.errors import InvalidArgument
+
+    try:
+        event = jsontext.loads(line, what="the event log")
+    except InvalidArgument:
+        return None  # a line cut by a full disk
+    return event if isinstance(event, dict) and "timeNano" in event else None

@@ -1,0 +1,282 @@
+"""Containers as people look at them: rows of `ps`, and the object that `inspect` prints."""
+
+from __future__ import annotations
+
+from orlop.engine import moments, status
+from orlop.engine.images import label_matches
+from orlop.engine.requests import ContainerSummary, Filter, ListContainers
+from orlop.errors import InvalidArgument, NotFound
+from orlop.oci.reference import Reference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from orlop.engine.core import Engine
+    from orlop.engine.status import Status
+    from orlop.store.containers import ContainerRecord
+
+
+def rows(engine: Engine, request: ListContainers) -> list[ContainerSummary]:
+    """The containers that `request` asks for, newest first."""
+    state = engine.root.state
+    records = sorted(state.containers.all(engine.settings.namespace), key=lambda record: -record.created)
+    found = [(record, status.status_of(engine.root, record)) for record in records]
+    tests = _tests(engine, request.filters, found)
+    by_state = any(one.key in {"status", "exited"} for one in request.filters)
+    if request.last >= 0:
+        found = found[: request.last] if request.last else found
+    elif not (request.all or by_state):
+        found = [(record, now) for record, now in found if now.running]
+    ids = {record.manifest: record.config for record in state.images.all(engine.settings.namespace)}
+    return [
+        summary(engine, record, now, image_id=ids.get(record.image, ""), size=request.size)
+        for record, now in found
+        if all(any(test(record, now) for test in group) for group in tests)
+    ]
+
+
+def summary(
+    engine: Engine, record: ContainerRecord, now: Status, *, image_id: str = "", size: bool = False
+) -> ContainerSummary:
+    """One row."""
+    config = record.config
+    launch = status.launch_record(engine.root, record.id) if now.running else None
+    attached = (launch or {}).get("network") or {}
+    command = " ".join([*config["entrypoint"], *config["cmd"]])
+    return ContainerSummary(
+        id=record.id,
+        names=(record.name,),
+        image=record.image_name or image_id,
+        image_id=image_id,
+        command=command,
+        created=record.created / 1e9,
+        state=now.word,
+        status=now.sentence(),
+        ports=tuple(_ports(attached, config)),
+        labels=record.labels,
+        mounts=tuple(mount.get("source") or mount["target"] for mount in config["mounts"]),
+        networks=(config["network"]["mode"],),
+        local_volumes=sum(mount["kind"] == "volume" for mount in config["mounts"]),
+        size_rw=engine.snapshotter.usage(record.id) if size else -1,
+        size_root=_root_size(engine, record) if size else -1,
+    )
+
+
+def _root_size(engine: Engine, record: ContainerRecord) -> int:
+    image = engine.root.state.images.get(record.namespace, record.image)
+    return image.size if image else 0
+
+
+def _ports(attached: dict[str, Any], config: dict[str, Any]) -> Iterable[str]:
+    """The PORTS column: what is published, then what is merely exposed."""
+    published = set()
+    for port in attached.get("ports", ()):
+        published.add(f"{port['container_port']}/{port['protocol']}")
+        host = f"[{port['host_ip']}]" if ":" in port["host_ip"] else port["host_ip"]
+        yield f"{host}:{port['host_port']}->{port['container_port']}/{port['protocol']}"
+    if attached:
+        yield from (port for port in config["network"]["expose"] if port not in published)
+
+
+def _tests(
+    engine: Engine, filters: Iterable[Filter], found: list[tuple[ContainerRecord, Status]]
+) -> list[list[Callable[[ContainerRecord, Status], bool]]]:
+    groups: dict[str, list[Callable[[ContainerRecord, Status], bool]]] = {}
+    for one in filters:
+        groups.setdefault(one.key, []).append(_test(engine, one, found))
+    return list(groups.values())
+
+
+def _test(  # one line a filter: a table of docker's filters, read top to bottom
+    engine: Engine, one: Filter, found: list[tuple[ContainerRecord, Status]]
+) -> Callable[[ContainerRecord, Status], bool]:
+    key, value = one.key, one.value
+    if key == "id":
+        return lambda record, _: record.id.startswith(value)
+    if key == "name":
+        import re
+
+        pattern = re.compile(value)
+        return lambda record, _: bool(pattern.search(record.name))
+    if key == "label":
+        return lambda record, _: label_matches(record.labels, value)
+    if key == "status":
+        if value not in {"created", "running", "paused", "exited", "restarting", "removing", "dead"}:
+            raise InvalidArgument(f"--filter status={value} is no state of a container")
+        return lambda _, now: now.word == value
+    if key == "exited":
+        if not value.lstrip("-").isdigit():
+            raise InvalidArgument(f"--filter exited={value} is no exit code")
+        return lambda _, now: now.word == "exited" and now.exit_code == int(value)
+    if key == "ancestor":
+        manifests = {row.target for row in engine.images.list() if _is_image(row, value)}
+        return lambda record, _: record.image in manifests
+    if key == "volume":
+        return lambda record, _: any(value in {m.get("source"), m["target"]} for m in record.config["mounts"])
+    if key == "network":
+        return lambda record, _: record.config["network"]["mode"] == value
+    if key in {"before", "since"}:
+        at = next((r.created for r, _ in found if r.name == value or r.id.startswith(value)), None)
+        if at is None:
+            raise NotFound(f"--filter {key}={value}: there is no container {value}")
+        return (lambda r, _: r.created < at) if key == "before" else (lambda r, _: r.created > at)
+    if key == "publish":
+        return lambda record, _: any(
+            value.partition("/")[0] in text.split(":") for text in record.config["network"]["publish"]
+        )
+    raise InvalidArgument(
+        f"containers know no filter {key!r}",
+        hint="use id, name, label, status, exited, ancestor, volume, network, before, since or publish",
+    )
+
+
+def _is_image(row: Any, wanted: str) -> bool:
+    if row.id.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")):
+        return True
+    return any(Reference.parse(name) == Reference.parse(wanted) for name in row.names)
+
+
+def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> dict[str, Any]:
+    """Everything about a container, in the shape of `docker inspect`."""
+    now = status.status_of(engine.root, record)
+    launch = status.launch_record(engine.root, record.id) if now.running else None
+    image = engine.root.state.images.get(record.namespace, record.image)
+    config = record.config
+    argv = [*config["entrypoint"], *config["cmd"]]
+    data = status.data_dir(engine.root, record.id)
+    found = {
+        "Id": record.id,
+        "Created": moments.rfc3339(record.created),
+        "Path": argv[0],
+        "Args": argv[1:],
+        "State": _state(now),
+        "Image": image.config if image else "",
+        "ResolvConfPath": f"{data}/resolv.conf",
+        "HostnamePath": f"{data}/hostname",
+        "HostsPath": f"{data}/hosts",
+        "LogPath": f"{data}/log.json" if config["log"]["driver"] != "none" else "",
+        "Name": f"/{record.name}",
+        "RestartCount": now.restarts,
+        "Driver": engine.snapshotter.name,
+        "Platform": "linux",
+        "HostConfig": _host_config(config),
+        "Mounts": [_mount(engine, mount) for mount in config["mounts"]],
+        "Config": _config(record),
+        "NetworkSettings": _network(config, (launch or {}).get("network") or {}),
+    }
+    if size:
+        found["SizeRw"] = engine.snapshotter.usage(record.id)
+        found["SizeRootFs"] = found["SizeRw"] + (image.size if image else 0)
+    return found
+
+
+def _state(now: Status) -> dict[str, Any]:
+    return {
+        "Status": now.word,
+        "Running": now.running,
+        "Paused": now.word == "paused",
+        "Restarting": False,
+        "OOMKilled": now.oom,
+        "Dead": False,
+        "Pid": now.pid,
+        "ExitCode": now.exit_code,
+        "Error": now.error,
+        "StartedAt": moments.rfc3339(now.started),
+        "FinishedAt": moments.rfc3339(now.finished),
+    }
+
+
+def _host_config(config: dict[str, Any]) -> dict[str, Any]:
+    limits = config["limits"]
+    return {
+        "Binds": [
+            f"{mount.get('source', '')}:{mount['target']}" + (":ro" if mount.get("read_only") else "")
+            for mount in config["mounts"]
+            if mount["kind"] != "tmpfs"
+        ],
+        "NetworkMode": config["network"]["mode"],
+        "PortBindings": dict.fromkeys(config["network"]["publish"]),
+        "RestartPolicy": {"Name": config["restart"]["name"], "MaximumRetryCount": config["restart"]["max"]},
+        "AutoRemove": config["auto_remove"],
+        "LogConfig": {"Type": config["log"]["driver"], "Config": {}},
+        "CapAdd": config["cap_add"] or None,
+        "CapDrop": config["cap_drop"] or None,
+        "Dns": config["network"]["dns"],
+        "DnsSearch": config["network"]["dns_search"],
+        "ExtraHosts": config["network"]["add_hosts"] or None,
+        "IpcMode": config["ipc"] or "private",
+        "PidMode": config["pid"],
+        "UTSMode": config["uts"],
+        "UsernsMode": config["userns"],
+        "Privileged": config["privileged"],
+        "ReadonlyRootfs": config["read_only"],
+        "SecurityOpt": [key for key, value in config["security"].items() if key == "no_new_privileges" and value]
+        or None,
+        "Sysctls": config["sysctls"],
+        "ShmSize": limits["shm_size"] or 64 << 20,
+        "Runtime": config["runtime"] or "orlop",
+        "Memory": limits["memory"],
+        "MemoryReservation": limits["memory_reservation"],
+        "MemorySwap": limits["memory_swap"],
+        "CpuShares": limits["cpu_shares"],
+        "CpuPeriod": limits["cpu_period"],
+        "CpuQuota": limits["cpu_quota"],
+        "NanoCpus": limits["nano_cpus"],
+        "CpusetCpus": limits["cpuset_cpus"],
+        "CpusetMems": limits["cpuset_mems"],
+        "PidsLimit": limits["pids"] or None,
+        "BlkioWeight": limits["blkio_weight"],
+        "OomScoreAdj": limits["oom_score_adj"],
+        "Init": config["init"],
+    }
+
+
+def _mount(engine: Engine, mount: dict[str, Any]) -> dict[str, Any]:
+    source = mount.get("source", "")
+    found = {
+        "Type": mount["kind"],
+        "Source": engine.volumes.path(source) if mount["kind"] == "volume" and source else source,
+        "Destination": mount["target"],
+        "Mode": "",
+        "RW": not mount.get("read_only", False),
+        "Propagation": mount.get("propagation", ""),
+    }
+    return {"Name": source, "Driver": "local"} | found if mount["kind"] == "volume" else found
+
+
+def _config(record: ContainerRecord) -> dict[str, Any]:
+    config = record.config
+    return {
+        "Hostname": config["hostname"] or record.id[:12],
+        "Domainname": config["domainname"],
+        "User": config["user"],
+        "Tty": config["tty"],
+        "OpenStdin": config["stdin"],
+        "ExposedPorts": {port: {} for port in config["network"]["expose"]},
+        "Env": config["env"],
+        "Cmd": config["cmd"] or None,
+        "Image": record.image_name,
+        "Volumes": {mount["target"]: {} for mount in config["mounts"] if mount["kind"] == "volume"} or None,
+        "WorkingDir": config["cwd"],
+        "Entrypoint": config["entrypoint"] or None,
+        "Labels": dict(record.labels),
+        "StopSignal": config["stop_signal"],
+        "StopTimeout": config["stop_timeout"],
+    }
+
+
+def _network(config: dict[str, Any], attached: dict[str, Any]) -> dict[str, Any]:
+    ports: dict[str, list[dict[str, str]] | None] = dict.fromkeys(config["network"]["expose"])
+    for port in attached.get("ports", ()):
+        key = f"{port['container_port']}/{port['protocol']}"
+        binding = {"HostIp": port["host_ip"], "HostPort": str(port["host_port"])}
+        ports[key] = [*(ports.get(key) or ()), binding]
+    endpoint = {
+        "Gateway": attached.get("gateway", ""),
+        "IPAddress": attached.get("ip", ""),
+        "IPPrefixLen": attached.get("prefix", 0),
+        "MacAddress": attached.get("mac", ""),
+    }
+    return {"Ports": ports if attached else {}, **endpoint, "Networks": {config["network"]["mode"]: endpoint}}

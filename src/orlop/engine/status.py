@@ -1,0 +1,189 @@
+"""What state a container is in, by evidence.
+
+The database knows what was made and how it last ended. That it runs is never written there: it is read off the run
+directory (which dies at boot) and checked against the process itself, so that no crash can leave a lie behind.
+
+    run/containers/<id>/launch.json   by the engine at start: pids with their start ticks, what the network lent
+    run/containers/<id>/exit.json     by the shim at exit (by rename)
+    run/containers/<id>/paused        by `pause`, removed by `unpause`
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from orlop.engine import moments
+from orlop.errors import FailedPrecondition, OrlopError
+from orlop.linux import process
+from orlop.oci import jsontext
+from orlop.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop.store.containers import ContainerRecord
+    from orlop.store.root import Root
+
+UNKNOWN_EXIT = 255  # the shim was killed and nobody saw how the program ended
+
+
+class Status(Value):
+    """One container's state now. Times are Unix nanoseconds, 0 for never."""
+
+    word: str  # created | running | paused | exited
+    pid: int = 0
+    started: int = 0
+    finished: int = 0
+    exit_code: int = 0
+    oom: bool = False
+    error: str = ""
+    settled: bool = True  # False: it ended, and what it was lent is still to be given back
+    restarts: int = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether its first process lives (a paused one does)."""
+        return self.word in {"running", "paused"}
+
+    def sentence(self) -> str:
+        """The STATUS column of `ps`: "Up 5 minutes", "Exited (0) 3 seconds ago"."""
+        now = time.time()
+        if self.running:
+            up = f"Up {moments.ago(now - self.started / 1e9)}"
+            return f"{up} (Paused)" if self.word == "paused" else up
+        if self.word == "exited":
+            return f"Exited ({self.exit_code}) {moments.ago(now - self.finished / 1e9)} ago"
+        return "Created"
+
+
+def run_dir(root: Root, container: str) -> str:
+    """Where a running container's files are."""
+    return f"{root.run_path}/containers/{container}"
+
+
+def data_dir(root: Root, container: str) -> str:
+    """Where a container's lasting files are: its log, hosts, hostname, resolv.conf."""
+    return f"{root.path}/containers/{container}"
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """A small JSON file of ours, None if it is not there."""
+    try:
+        with open(path, "rb") as file:
+            found = jsontext.loads(file.read(), what=path)
+    except FileNotFoundError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    """Write beside, then rename: a reader sees the old or the new, never half. Not durable: run files die at boot."""
+    beside = f"{path}.{os.getpid()}"
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, jsontext.dumps(value))
+    finally:
+        os.close(descriptor)
+    os.rename(beside, path)
+
+
+def launch_record(root: Root, container: str) -> dict[str, Any] | None:
+    """What `start` left: {"pid", "ticks", "shim_pid", "shim_ticks", "started", "network"}; None when not started."""
+    return read_json(f"{run_dir(root, container)}/launch.json")
+
+
+def status_of(root: Root, record: ContainerRecord) -> Status:
+    """The state of one container, from its record, its run files and its process."""
+    state = record.state
+    launch = launch_record(root, record.id)
+    if launch is None:
+        return _at_rest(state)
+    ended = read_json(f"{run_dir(root, record.id)}/exit.json")
+    if ended is not None:
+        return Status(
+            word="exited",
+            started=launch["started"],
+            finished=ended["finished"],
+            exit_code=ended["exit_code"],
+            oom=ended["oom"],
+            settled=False,
+            restarts=state.get("restarts", 0),
+        )
+    if process.alive(launch["pid"], launch["ticks"]):
+        paused = os.path.exists(f"{run_dir(root, record.id)}/paused")
+        return Status(
+            word="paused" if paused else "running",
+            pid=launch["pid"],
+            started=launch["started"],
+            restarts=state.get("restarts", 0),
+        )
+    if process.alive(launch["shim_pid"], launch["shim_ticks"]):
+        _await_exit_file(root, record.id, launch)
+        if os.path.exists(f"{run_dir(root, record.id)}/exit.json"):
+            return status_of(root, record)
+    return _ended_unseen(launch, state)
+
+
+def _at_rest(state: dict[str, Any]) -> Status:
+    if not state.get("finished"):
+        return Status(word="created", error=state.get("error", ""), exit_code=state.get("exit_code", 0))
+    return Status(
+        word="exited",
+        started=state.get("started", 0),
+        finished=state["finished"],
+        exit_code=state.get("exit_code", 0),
+        oom=state.get("oom", False),
+        error=state.get("error", ""),
+        restarts=state.get("restarts", 0),
+    )
+
+
+def _ended_unseen(launch: dict[str, Any], state: dict[str, Any]) -> Status:
+    return Status(
+        word="exited",
+        started=launch["started"],
+        finished=time.time_ns(),
+        exit_code=UNKNOWN_EXIT,
+        error="its monitor was killed, so how the program ended is unknown",
+        settled=False,
+        restarts=state.get("restarts", 0),
+    )
+
+
+def _await_exit_file(root: Root, container: str, launch: dict[str, Any]) -> None:
+    """The program is gone and its shim lives: it is about to write the exit record. Wait for that, not for long."""
+    deadline = time.monotonic() + 5.0
+    path = f"{run_dir(root, container)}/exit.json"
+    while time.monotonic() < deadline and not os.path.exists(path):
+        if not process.alive(launch["shim_pid"], launch["shim_ticks"]):
+            return
+        time.sleep(0.002)
+
+
+def wait(root: Root, record: ContainerRecord) -> Status:
+    """Wait until the container does not run, and return how it ended. At once if it never started."""
+    kept = f"{root.run_path}/exits/{record.id}.json"
+    launch = launch_record(root, record.id)
+    if launch is not None:
+        process.wait_gone(launch["pid"], launch["ticks"])
+    try:
+        status = status_of(root, record)
+    except OrlopError:
+        status = Status(word="exited", exit_code=UNKNOWN_EXIT)
+    ended = read_json(kept)  # an auto-removed container leaves only this
+    if ended is not None and (not status.finished or status.exit_code == UNKNOWN_EXIT):
+        return Status(
+            word="exited", exit_code=ended["exit_code"], finished=ended["finished"], oom=ended.get("oom", False)
+        )
+    return status
+
+
+def require_running(status: Status, name: str, verb: str) -> None:
+    """FailedPrecondition unless the container runs; `verb` says what was wanted of it."""
+    if not status.running:
+        raise FailedPrecondition(
+            f"container {name} is not running, so there is nothing to {verb}",
+            hint=f"start it first: orlop start {name}",
+        )

@@ -1,0 +1,203 @@
+"""What a container is, out of what was asked and what the image says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orlop.engine import mounts, names, options
+from orlop.engine.mounts import MountPoint
+from orlop.engine.requests import CreateContainer, Limits
+from orlop.errors import InvalidArgument, OrlopError, Unimplemented
+
+IMAGE: dict[str, Any] = {
+    "config": {
+        "Entrypoint": ["/bin/entry"],
+        "Cmd": ["default"],
+        "Env": ["PATH=/x", "A=1"],
+        "WorkingDir": "/work",
+        "User": "app",
+        "Volumes": {"/data": {}, "/data/deep": {}},
+        "ExposedPorts": {"80/tcp": {}},
+        "StopSignal": "SIGINT",
+    }
+}
+
+
+def asked(**given: Any) -> dict[str, Any]:
+    return options.resolve(CreateContainer(image="app", **given), IMAGE)
+
+
+def test_image_says_what_was_not_asked() -> None:
+    """Whatever the request leaves open comes from the image's config."""
+    config = asked()
+
+    assert config["entrypoint"] + config["cmd"] == ["/bin/entry", "default"]
+    assert (config["cwd"], config["user"], config["stop_signal"]) == ("/work", "app", "SIGINT")
+    assert config["network"]["expose"] == ["80/tcp"]
+    assert [mount["target"] for mount in config["mounts"]] == ["/data", "/data/deep"]
+
+
+@pytest.mark.parametrize(
+    ("given", "argv"),
+    [
+        ({"command": ("other",)}, ["/bin/entry", "other"]),
+        ({"entrypoint": ("/bin/sh", "-c")}, ["/bin/sh", "-c"]),  # the image's Cmd belongs to its own Entrypoint
+        ({"entrypoint": (), "command": ("ls", "-l")}, ["ls", "-l"]),
+    ],
+)
+def test_entrypoint_and_command(given: dict[str, Any], argv: list[str]) -> None:
+    """--entrypoint replaces the image's ENTRYPOINT and drops its CMD; a command replaces CMD."""
+    config = asked(**given)
+
+    assert config["entrypoint"] + config["cmd"] == argv
+
+
+def test_nothing_to_run() -> None:
+    """An image without a command needs one from the user, and the error says how."""
+    with pytest.raises(InvalidArgument, match="nothing to run") as caught:
+        options.resolve(CreateContainer(image="scratchy"), {})
+
+    assert "orlop run scratchy COMMAND" in caught.value.hint
+
+
+def test_environment_replaces_in_place() -> None:
+    """Later entries win and keep the first one's place; PATH is there even if nobody said it."""
+    assert options.environment(["A=1", "B=2"], ["A=3", "C="]) == [options.DEFAULT_PATH, "A=3", "B=2", "C="]
+    assert options.environment([], [], tty=True)[1] == "TERM=xterm"
+
+
+@pytest.mark.parametrize("entry", ["", "=x", "A\0=1"])
+def test_bad_environment(entry: str) -> None:
+    """An entry without a name, or with a NUL, is refused before anything is made."""
+    with pytest.raises(InvalidArgument):
+        options.environment([], [entry])
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(memory=1 << 20), "minimum of 6m"),
+        (Limits(memory_swap=1 << 30), "needs --memory"),
+        (Limits(memory=1 << 30, memory_swap=1 << 29), "less than --memory"),
+        (Limits(memory=1 << 28, memory_reservation=1 << 29), "more than --memory"),
+        (Limits(nano_cpus=10**9, cpu_quota=1000), "two ways"),
+    ],
+)
+def test_limits_that_contradict(limits: Limits, words: str) -> None:
+    """Limits that no kernel could honour are refused by name."""
+    with pytest.raises(InvalidArgument, match=words):
+        asked(limits=limits)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"restart": "sometimes"},
+        {"restart": "always", "auto_remove": True},
+        {"security": ("selinux=on",)},
+        {"sysctls": ("net.x",)},
+        {"network": "none", "publish": ("80:80",)},
+        {"devices": ("null",)},
+        {"log_options": ("max-size=big",)},
+        {"volumes": ("/:/",)},
+        {"volumes": ("a:/x", "b:/x")},
+        {"volumes": ("a:b:c:d",)},
+        {"volumes": ("/h:/c:weird",)},
+        {"mounts": ("type=bind,source=rel,target=/x",)},
+        {"mounts": ("type=cloud,target=/x",)},
+        {"mounts": ("type=tmpfs,target=/x,source=/y",)},
+        {"mounts": ("type=bind,source=/a,target=/b,colour=red",)},
+    ],
+)
+def test_nonsense_is_refused(given: dict[str, Any]) -> None:
+    """Every option that cannot be meant is an InvalidArgument that shows the text."""
+    with pytest.raises(InvalidArgument):
+        asked(**given)
+
+
+def test_log_driver_that_is_not_there() -> None:
+    """An unknown log driver is said to be missing, not ignored."""
+    with pytest.raises(Unimplemented, match="syslog"):
+        asked(log_driver="syslog")
+
+
+def test_an_asked_mount_replaces_the_images_volume() -> None:
+    """A mount at a VOLUME's path takes its place; parents come first."""
+    config = asked(volumes=("/host:/data:ro",))
+
+    assert config["mounts"][0] == {
+        "kind": "bind",
+        "target": "/data",
+        "source": "/host",
+        "read_only": True,
+        "create_source": True,
+    }
+
+
+@given(
+    st.builds(
+        lambda target, source, ro, options: MountPoint(
+            kind="bind", target="/" + target, source="/" + source, read_only=ro, options=tuple(options)
+        ),
+        st.text("abc/", min_size=1),
+        st.text("abc"),
+        st.booleans(),
+        st.lists(st.text("ab", min_size=1)),
+    )
+)
+def test_mounts_survive_the_record(mount: MountPoint) -> None:
+    """A mount read back from the container's record is the mount that was written."""
+    assert MountPoint.from_json(mount.to_json()) == mount
+
+
+@given(st.text())
+def test_parsers_raise_nothing_else(text: str) -> None:
+    """Whatever a person types, the parsers answer with a value or an orlop error."""
+    for parse in (mounts.parse_volume, mounts.parse_mount, mounts.parse_tmpfs, names.checked):
+        try:
+            parse(text)
+        except OrlopError as error:
+            assert error.message  # the law is about the error itself
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("200m", 200 << 20), ("1g", 1 << 30), ("1GiB", 1 << 30), ("512", 512), ("1.5k", 1536)]
+)
+def test_sizes(text: str, size: int) -> None:
+    """Sizes of limits are powers of 1024, as docker's are."""
+    assert options.size(text, what="--memory") == size
+
+
+EVERY = ["CAP_CHOWN", "CAP_KILL", "CAP_SYS_ADMIN"]
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, ["CAP_CHOWN"]),
+        ({"cap_add": ("SYS_ADMIN",)}, ["CAP_CHOWN", "CAP_SYS_ADMIN"]),
+        ({"cap_drop": ("ALL",), "cap_add": ("kill",)}, ["CAP_KILL"]),
+        ({"cap_add": ("ALL",), "cap_drop": ("KILL",)}, ["CAP_CHOWN", "CAP_SYS_ADMIN"]),
+        ({"privileged": True}, EVERY),
+    ],
+)
+def test_capabilities(given: dict[str, Any], chosen: list[str]) -> None:
+    """--cap-drop ALL empties the set, --cap-add ALL fills it, single names adjust it, --privileged is everything."""
+    assert options.capabilities(asked(**given), ["CAP_CHOWN"], EVERY) == chosen
+
+
+def test_unknown_capability() -> None:
+    """A capability that the kernel does not know is refused by name."""
+    with pytest.raises(InvalidArgument, match="CAP_FLY"):
+        options.capabilities(asked(cap_add=("FLY",)), ["CAP_CHOWN"], EVERY)
+
+
+def test_made_up_names_are_names() -> None:
+    """Names and ids that the engine makes up pass its own check."""
+    for _ in range(50):
+        assert names.checked(names.made_up())
+        assert len(names.container_id()) == 64
