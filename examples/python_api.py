@@ -1,6 +1,6 @@
 """orlop from a Python program: make an image, run it, talk to it, clean up.
 
-Run it as root: `python examples/python_api.py`. Everything lives in a temporary root, so nothing that you have is touched.
+Run it as root: `python examples/python_api.py`. It uses a temporary root: nothing that you have is touched.
 """
 
 from __future__ import annotations

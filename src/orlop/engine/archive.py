@@ -3,8 +3,8 @@
 What `save` writes is an OCI image layout (image-spec, image-layout.md) with, unless `oci-archive` was asked for,
 docker's manifest.json beside it: docker, podman, skopeo and containerd all read it. Blobs are copied as they are.
 
-`load` reads that, and docker's older layout (a folder a layer), compressed or not. The archive is read once, in whatever
-order its members come; each member's content is verified where it has a digest for a name.
+`load` reads that, and docker's older layout (a folder a layer), compressed or not. The archive is read once, in
+whatever order its members come; each member's content is verified where it has a digest for a name.
 """
 
 from __future__ import annotations

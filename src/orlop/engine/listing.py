@@ -89,7 +89,7 @@ def _tests(
     return list(groups.values())
 
 
-def _test(  # one line a filter: a table of docker's filters, read top to bottom
+def _test(  # noqa: PLR0911  # one line a filter: a table of docker's filters, read top to bottom
     engine: Engine, one: Filter, found: list[tuple[ContainerRecord, Status]]
 ) -> Callable[[ContainerRecord, Status], bool]:
     key, value = one.key, one.value

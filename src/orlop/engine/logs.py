@@ -41,11 +41,7 @@ def read(engine: Engine, record: ContainerRecord, request: Logs) -> Iterator[Log
     seen = _size(path)  # what is written from here on belongs to following
     for line in _files(path, request.tail, seen):
         entry = _entry(line)
-        if (
-            entry
-            and since <= (at := moments.unix(entry.time) if since or until else 0.0)
-            and (not until or at <= until)
-        ):
+        if entry and _within(entry, since, until):
             yield entry
     if request.follow:
         yield from _follow(engine, record, path, seen, until)
@@ -112,9 +108,9 @@ def _last_lines(log: BinaryIO, end: int, count: int) -> list[bytes]:
 
 
 def _follow(engine: Engine, record: ContainerRecord, path: str, seen: int, until: float) -> Iterator[LogLine]:
-    """Lines after offset `seen` as they come. The end of the container ends it, once everything it wrote has been read."""
+    """Lines after offset `seen` as they come, until the container has ended and everything it wrote is read."""
     try:
-        log = open(path, "rb")  # closed below; reopened when the log is rotated
+        log = open(path, "rb")  # noqa: SIM115  # closed below; reopened when the log is rotated
     except FileNotFoundError:
         return
     log.seek(seen)
@@ -134,7 +130,7 @@ def _follow(engine: Engine, record: ContainerRecord, path: str, seen: int, until
                 return
             if _rotated(log, path):
                 log.close()
-                log = open(path, "rb")
+                log = open(path, "rb")  # noqa: SIM115  # closed below
             time.sleep(_POLL)
     finally:
         log.close()

@@ -174,18 +174,14 @@ def _namespaces(joined: dict[str, str]) -> list[dict[str, str]]:
 def _mounts(base: list[dict[str, Any]], config: dict[str, Any], around: Surroundings) -> list[dict[str, Any]]:
     """Default mounts, then the small files, then what was asked for; an asked one replaces a default at its place."""
     asked = {mount["destination"] for mount in around.mounts}
-    joined = dict(around.joined)
-    found = []
-    for mount in base:
-        if mount["destination"] in asked:
-            continue
-        if mount["destination"] == "/dev/shm":  # a path inside the container
-            if joined.get("ipc"):
-                continue
+    found = [mount for mount in base if mount["destination"] not in asked]
+    for at, mount in enumerate(found):
+        if mount["destination"].endswith("/shm"):
             size = config["limits"]["shm_size"] or _SHM_SIZE
             options = [option for option in mount["options"] if not option.startswith("size=")]
-            mount = mount | {"options": [*options, f"size={size}"]}
-        found.append(mount)
+            found[at] = mount | {"options": [*options, f"size={size}"]}
+    if dict(around.joined).get("ipc"):
+        found = [mount for mount in found if not mount["destination"].endswith("/shm")]  # the other's is bound instead
     for source, target in around.files:
         if target not in asked:
             options = ["rbind", "rprivate", *(["ro"] if config["read_only"] else [])]
