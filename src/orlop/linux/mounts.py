@@ -81,7 +81,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2); OSError says what was to be mounted where: "mount overlay on /x: No such file or directory"."""
+    """Mount. OSError says what was to be mounted where: "mount overlay on /x: No such file or directory"."""
     if len(data) >= _PAGE:
         raise OSError(errno.E2BIG, f"{_doing(source, target, fstype, flags)}: options are longer than a page")
     syscalls.call(

@@ -33,7 +33,7 @@ _MAX_FD = 0xFFFFFFFF
 
 
 def prctl(option: int, argument: int | bytes = 0, *, doing: str = "") -> int:
-    """Call prctl(2) with one argument."""
+    """Set one option of the process; OSError says `doing`."""
     return syscalls.call("prctl", option, argument, 0, 0, 0, doing=doing or f"prctl {option}")
 
 
@@ -116,6 +116,28 @@ def alive(pid: int, ticks: int) -> bool:
     except ProcessLookupError:
         return False
     return int(fields[19]) == ticks and fields[0] not in "ZX"
+
+
+def wait_gone(pid: int, ticks: int, timeout: float | None = None) -> bool:
+    """Wait until the process (pid, start ticks) has ended: True, or False after `timeout` seconds (None: no end).
+
+    It need not be our child. A child of ours is not reaped.
+    """
+    import select  # an extension module that few commands need
+
+    try:
+        pidfd = pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        # Checked after opening: from here on the descriptor, not the number, is the process.
+        if not alive(pid, ticks):
+            return True
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0, timeout) * 1000))
+    finally:
+        os.close(pidfd)
 
 
 def thread_count() -> int:
