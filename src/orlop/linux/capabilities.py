@@ -1,7 +1,7 @@
 """Capabilities: names, what we hold, and the way from root to a container's sets (capabilities(7)).
 
-The order matters and is kept in `become`: the bounding set can only be dropped while CAP_SETPCAP is effective, changing the
-user id clears what is not kept, the effective set is a part of the permitted one, and an ambient capability must be
+The order matters and is kept in `become`: the bounding set can only be dropped while CAP_SETPCAP is effective, changing
+the user id clears what is not kept, the effective set is a part of the permitted one, and an ambient capability must be
 permitted and inheritable.
 """
 
@@ -226,7 +226,7 @@ def apply(
     limit = sum(1 << n for n in range(last_cap() + 1) if process.prctl(_PR_CAPBSET_READ, n))
     permitted_mask = wanted[2] & held
     effective_mask = wanted[1] & permitted_mask
-    # Without CAP_SETPCAP only what is permitted or heritable already may become heritable; never beyond the bounding set.
+    # Without CAP_SETPCAP only what is permitted or heritable may become heritable; never beyond the bounding set.
     inheritable_mask = wanted[3] & (heritable | held) & (heritable | limit)
     _ambient(_AMBIENT_CLEAR_ALL)
     _capset(effective_mask, permitted_mask, inheritable_mask)
@@ -245,7 +245,7 @@ def become(uid: int, gid: int, groups: Sequence[int], sets: Sets) -> list[str]:
     """Turn this process from root into (uid, gid, groups) with exactly `sets`; the capabilities we could not give.
 
     Order: bounding set, groups, gid, uid (with keepcaps, so that an ordinary user can be given capabilities), then
-    permitted, effective and inheritable together, then ambient. no_new_privs and seccomp are the caller's, before or after.
+    permitted, effective and inheritable together, then ambient. no_new_privs and seccomp are the caller's business.
     """
     drop_bounding(sets.bounding)
     process.set_keepcaps(True)

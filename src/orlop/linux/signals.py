@@ -1,6 +1,6 @@
 """Signals by name and number, as every 64-bit Linux we run on numbers them (signal(7)).
 
-Real-time signals count from 34 to 64, as both C libraries' SIGRTMIN and docker do: 32 and 33 belong to the threads library.
+Real-time signals count from 34 to 64, as glibc's SIGRTMIN and docker do: 32 and 33 belong to the threads library.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def number_of(text: str) -> int:
 
 
 def name_of(number: int) -> str:
-    """ "SIGTERM", "SIGRTMIN+3"; "SIG32" and "SIG33", which have no name; InvalidArgument when there is none."""
+    """Its name, "SIGTERM" or "SIGRTMIN+3"; "SIG32" and "SIG33" have no other. InvalidArgument when there is none."""
     if 1 <= number <= len(_PLAIN):
         return f"SIG{_PLAIN[number - 1]}"
     if number in (32, 33):

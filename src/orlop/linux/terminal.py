@@ -38,7 +38,10 @@ def make_controlling(fd: int) -> None:
 
 
 def raw(fd: int) -> list[Any]:
-    """Hand every key through and print every byte as it is; the settings before, for `restore`. termios.error if no tty."""
+    """Hand every key through and print every byte as it is; the settings before, for `restore`.
+
+    termios.error when `fd` is no terminal.
+    """
     before = termios.tcgetattr(fd)
     now = termios.tcgetattr(fd)
     now[0] &= ~(

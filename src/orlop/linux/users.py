@@ -84,20 +84,19 @@ def lookup(
     passwd: bytes | None,
     group: bytes | None,
     *,
-    passwd_path: str = "/etc/passwd",
-    group_path: str = "/etc/group",
+    etc: str = "/etc",
 ) -> Identity:
-    """Who USER `user_spec` ("", name, uid, name:group, uid:gid...) means in a tree with these files (None: missing).
+    """Who USER `user_spec` ("", name, uid, name:group, uid:gid...) means in a tree with these files (None: missing), called `etc`.
 
     An empty user is root. NotFound names an unknown name and the file it is not in; InvalidArgument an id out of range.
     Supplementary groups are those that list the user's name, unless a group was asked for.
     """
     user, _, wanted_group = user_spec.partition(":")
-    entry = _find_user(user or "0", passwd, passwd_path)
+    entry = _find_user(user or "0", passwd, f"{etc}/passwd")
     if wanted_group:
-        gid = _find_group(wanted_group, group, group_path)
+        gid = _find_group(wanted_group, group, f"{etc}/group")
         return Identity(uid=entry.uid, gid=gid, home=entry.home or "/", name=entry.name)
-    groups = ()
+    groups: tuple[int, ...] = ()
     if entry.name:
         members = (one.gid for one in parse_group(group or b"") if entry.name in one.members)
         groups = tuple(dict.fromkeys(gid for gid in members if gid != entry.gid))
@@ -135,9 +134,9 @@ def _unknown(kind: str, name: str, data: bytes | None, path: str) -> NotFound | 
 
 
 def subordinate_ids(kind: str, name: str, uid: int, *, path: str = "") -> list[tuple[int, int]]:
-    """The ranges (first id, count) that /etc/subuid (`kind` "uid") or /etc/subgid ("gid") grants a user, by name or uid.
+    """The ranges (first id, count) that /etc/subuid (`kind` "uid") or /etc/subgid ("gid") grants a user.
 
-    Both files go by the *user*. Empty when there is no file or no entry; broken lines are left out.
+    An entry goes by the user's name or uid, in both files. Empty when there is no file or no entry; broken lines are left out.
     """
     try:
         with open(path or f"/etc/sub{kind}", "rb") as file:
