@@ -78,6 +78,8 @@ def _media_type(body: dict[str, Any], content_type: str) -> str:
 
 def _needs(body: dict[str, Any], media_type: str) -> tuple[Needed, ...]:
     needs: list[Needed] = []
+    if "manifests" in body and ("layers" in body or "config" in body):
+        raise InvalidArgument("the manifest could be read as an image and as an index (CVE-2021-41190)")
     if mediatype.is_manifest(media_type) and not isinstance(body.get("config"), dict):
         raise InvalidArgument("an image manifest needs a config")
     if mediatype.is_index(media_type) and not isinstance(body.get("manifests"), list):

@@ -115,7 +115,7 @@ def _check(request: ServeRequest, host: str) -> None:
     if not (request.htpasswd or request.anonymous or is_loopback(host)):
         raise FailedPrecondition(
             f"refusing to serve on {host} without passwords: anyone who can reach it could read and change everything",
-            hint="make users with `orlop registry user add` and pass --htpasswd FILE; or say --anonymous if it is meant",
+            hint="make users with `orlop registry user add` and pass --htpasswd FILE; or say --anonymous, and mean it",
         )
     if request.htpasswd:
         passwords.module()
