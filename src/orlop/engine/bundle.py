@@ -1,0 +1,211 @@
+"""The bundle of one start: config.json, and the small files that every container gets (hosts, hostname, resolv.conf).
+
+The bundle lies under the run directory and dies at boot; the small files lie with the container, so that what a program
+wrote into its /etc/hosts survives a restart of the container, as it does with docker.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from orlop.engine import specs, status
+from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
+from orlop.layers import merged
+from orlop.linux import users
+from orlop.oci import jsontext
+from orlop.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from orlop.engine.core import Engine
+    from orlop.layers.snapshots import Snapshot
+    from orlop.linux.users import Identity
+    from orlop.store.containers import ContainerRecord
+
+
+class Bundle(Value):
+    """Where a start's files are, and what the spec says."""
+
+    path: str
+    root: str  # where the root file system is mounted, in the shim's own mount namespace
+    spec: dict[str, Any]
+
+    @property
+    def cgroup(self) -> str:
+        """The spec's cgroupsPath."""
+        return str(self.spec["linux"]["cgroupsPath"])
+
+
+def write_bundle(
+    engine: Engine, record: ContainerRecord, snapshot: Snapshot, files: Sequence[tuple[str, str]], hostname: str
+) -> Bundle:
+    """Make the bundle for one start. `files` are (host path, path in the container) of the small files."""
+    config = record.config
+    run = status.run_dir(engine.root, record.id)
+    bundle = f"{run}/bundle"
+    os.makedirs(f"{bundle}/rootfs", mode=0o700, exist_ok=True)
+    identity, groups = identify(config["user"], config["groups"], [snapshot.upper, *snapshot.lowers])
+    devices = [device_of(device) for device in config["devices"]]
+    around = specs.Surroundings(
+        root=f"{bundle}/rootfs",
+        hostname=hostname,
+        identity=identity.replace(groups=tuple(dict.fromkeys((*identity.groups, *groups)))),
+        mounts=tuple(mounts(engine, config)),
+        files=tuple(files),
+        joined=tuple(joined(engine, config).items()),
+        cgroup=f"{config['cgroup_parent'].rstrip('/') or '/orlop'}/{record.id}",
+        seccomp=seccomp_profile(config),
+        devices=tuple(devices),
+        init_program=init_program(config),
+        rootless=engine.settings.uid != 0,
+        host_devices=tuple(host_devices()) if config["privileged"] else (),
+    )
+    spec = specs.build(config, around)
+    descriptor = os.open(f"{bundle}/config.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, jsontext.dumps(spec))
+    finally:
+        os.close(descriptor)
+    return Bundle(path=bundle, root=f"{bundle}/rootfs", spec=spec)
+
+
+def identify(user: str, groups: Sequence[str], trees: Sequence[str]) -> tuple[Identity, list[int]]:
+    """Who the program runs as, by the container's own /etc/passwd and /etc/group. NotFound names the file."""
+    passwd = users.parse_passwd(merged.read(trees, "etc/passwd") or b"")
+    group = users.parse_group(merged.read(trees, "etc/group") or b"")
+    identity = users.lookup(user, passwd, group)
+    extra = []
+    for name in groups:
+        if name.isdigit():
+            extra.append(int(name))
+            continue
+        gid = next((entry.gid for entry in group if entry.name == name), None)
+        if gid is None:
+            raise NotFound(f"there is no group {name!r} in the container's /etc/group", hint="give its number instead")
+        extra.append(gid)
+    return identity, extra
+
+
+def mounts(engine: Engine, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """The config's mounts as runtime-spec mounts; folders that -v names are made, as docker does."""
+    found = []
+    for mount in config["mounts"]:
+        if mount["kind"] == "tmpfs":
+            options = ["nosuid", "nodev", "noexec", *mount.get("options", ())]
+            for flag in ("exec", "suid", "dev"):
+                if flag in options:
+                    options.remove(f"no{flag}")
+            if mount.get("read_only"):
+                options.append("ro")
+            found.append({"destination": mount["target"], "type": "tmpfs", "source": "tmpfs", "options": options})
+            continue
+        source = mount["source"] if mount["kind"] == "bind" else engine.volumes.path(mount["source"])
+        if mount["kind"] == "bind":
+            source = os.path.abspath(os.path.expanduser(source))
+            _check_source(source, create=mount.get("create_source", False))
+        options = ["rbind" if mount.get("recursive", True) else "bind", mount.get("propagation") or "rprivate"]
+        options.append("ro" if mount.get("read_only") else "rw")
+        found.append({"destination": mount["target"], "type": "bind", "source": source, "options": options})
+    return found
+
+
+def _check_source(source: str, *, create: bool) -> None:
+    if os.path.lexists(source):
+        return
+    if not create:
+        raise InvalidArgument(
+            f"mount source {source} is not there", hint="make it first; -v (but not --mount) makes missing folders"
+        )
+    os.makedirs(source, mode=0o755, exist_ok=True)
+
+
+def joined(engine: Engine, config: dict[str, Any]) -> dict[str, str]:
+    """Which namespaces are another's (by path), or the host's."""
+    found: dict[str, str] = {}
+    for kind, mode in (
+        ("pid", config["pid"]),
+        ("ipc", config["ipc"]),
+        ("uts", config["uts"]),
+        ("cgroup", config["cgroupns"]),
+        ("network", config["network"]["mode"]),
+    ):
+        if mode == "host":
+            found[kind] = "host"
+        elif mode.startswith("container:"):
+            other = engine.containers.record(mode[10:])
+            now = status.status_of(engine.root, other)
+            if not now.running:
+                raise FailedPrecondition(
+                    f"--{kind} {mode[:22]}: container {other.name} is not running", hint=f"orlop start {other.name}"
+                )
+            found[kind] = f"/proc/{now.pid}/ns/{'net' if kind == 'network' else kind}"
+        elif kind == "network" and mode.startswith("ns:"):
+            found[kind] = mode[3:]
+    return found
+
+
+def seccomp_profile(config: dict[str, Any]) -> dict[str, Any] | None:
+    """The profile: docker's default for the container's capabilities, a file's, or none."""
+    wanted = config["security"]["seccomp"]
+    if wanted == "unconfined" or config["privileged"]:
+        return None
+    if wanted != "default":
+        try:
+            with open(wanted, "rb") as file:
+                return jsontext.load_object(file.read(), what=f"seccomp profile {wanted}")
+        except FileNotFoundError as error:
+            raise NotFound(f"there is no seccomp profile {wanted}", hint="give a JSON file, or unconfined") from error
+    from orlop.engine.options import capabilities as chosen
+    from orlop.linux import capabilities, seccomp
+
+    return seccomp.for_capabilities(chosen(config, capabilities.DEFAULT, capabilities.known()))
+
+
+def device_of(device: dict[str, str]) -> dict[str, Any]:
+    """One --device as the spec's device, with the numbers of the host's node."""
+    try:
+        info = os.stat(device["source"])
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no device {device['source']} on this machine") from error
+    if not (stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode)):
+        raise InvalidArgument(f"--device {device['source']} is not a device", hint="mount files and folders with -v")
+    return {
+        "path": device["target"],
+        "type": "b" if stat.S_ISBLK(info.st_mode) else "c",
+        "major": os.major(info.st_rdev),
+        "minor": os.minor(info.st_rdev),
+        "fileMode": stat.S_IMODE(info.st_mode),
+        "access": device["access"],
+    }
+
+
+def host_devices() -> list[dict[str, Any]]:
+    """Every device node under /dev, for --privileged."""
+    found = []
+    for folder, folders, names in os.walk("/dev"):
+        folders[:] = [name for name in folders if name not in {"pts", "shm", "mqueue", "hugepages", "fd"}]
+        for name in names:
+            path = f"{folder}/{name}"
+            try:
+                info = os.lstat(path)
+            except OSError:
+                continue  # unplugged while we looked
+            if (stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode)) and path not in {"/dev/console", "/dev/ptmx"}:
+                found.append(device_of({"source": path, "target": path, "access": "rwm"}))
+    return found
+
+
+def init_program(config: dict[str, Any]) -> str:
+    """--init: a small program that reaps and passes signals on, bound into the container."""
+    if not config["init"]:
+        return ""
+    for path in ("/usr/libexec/docker/docker-init", "/usr/bin/docker-init", "/usr/bin/catatonit", "/usr/bin/tini"):
+        if os.access(path, os.X_OK):
+            return path
+    raise FailedPrecondition(
+        "--init needs an init program, and this machine has none", hint="apt install catatonit (or tini)"
+    )

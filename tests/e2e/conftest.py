@@ -1,0 +1,112 @@
+"""Whole commands on real kernels: each test gets a root of its own, and must leave the machine as it found it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+class Orlop:
+    """The `orlop` command over a private root."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.folder = folder
+        self.program = [sys.executable, "-m", "orlop"]
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ORLOP_ROOT": str(folder / "root"),
+            "ORLOP_RUN_ROOT": str(folder / "run"),
+            "DOCKER_CONFIG": str(folder / "docker"),
+            **{key: value for key, value in os.environ.items() if key.startswith("COVERAGE_")},
+            **environ,
+        }
+
+    def run(
+        self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """One command, its output as text; never raises for an exit code."""
+        done = subprocess.run(
+            [*self.program, *arguments],
+            input=stdin,
+            capture_output=True,
+            env=self.environ,
+            timeout=timeout,
+            check=False,
+            cwd=self.folder,
+        )
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        )
+
+    def __call__(self, *arguments: str, stdin: bytes | None = None, timeout: float = 120) -> str:
+        """One command that must succeed; its standard output."""
+        done = self.run(*arguments, stdin=stdin, timeout=timeout)
+        assert done.returncode == 0, f"orlop {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def fails(self, *arguments: str, code: int | None = None) -> str:
+        """One command that must fail; its standard error."""
+        done = self.run(*arguments)
+        assert done.returncode != 0, f"orlop {' '.join(arguments)} succeeded:\n{done.stdout}"
+        assert "Traceback" not in done.stderr, done.stderr
+        if code is not None:
+            assert done.returncode == code, done.stderr
+        return done.stderr
+
+
+@pytest.fixture
+def orlop(tmp_path: Path) -> Iterator[Orlop]:
+    """A fresh root; everything in it is removed afterwards, whatever the test did."""
+    command = Orlop(tmp_path)
+    yield command
+    names = command.run("ps", "-aq").stdout.split()
+    if names:
+        command.run("rm", "-f", *names)
+    command.run("internal", "teardown")
+
+
+@pytest.fixture(scope="session")
+def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with the image `busybox`, made of this machine's static busybox."""
+    folder = tmp_path_factory.mktemp("busybox")
+    command = Orlop(folder)
+    command("image", "from-host", "busybox-base", "busybox")
+    (folder / "Dockerfile").write_text(
+        'FROM busybox-base\nRUN ["busybox", "--install", "-s", "/bin"]\n'
+        "RUN mkdir -p /tmp /etc && chmod 1777 /tmp && echo 'nobody:x:65534:65534::/:/bin/false' >> /etc/passwd\n"
+        'CMD ["sh"]\n'
+    )
+    command("build", "-q", "-t", "busybox", str(folder))
+    command("save", "-o", str(folder / "busybox.tar"), "busybox")
+    command("internal", "teardown")
+    return folder / "busybox.tar"
+
+
+@pytest.fixture
+def busybox(orlop: Orlop, busybox_archive: Path) -> str:
+    """The name of a small image in the fresh root."""
+    orlop("load", "-q", "-i", str(busybox_archive))
+    return "busybox"
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Callable[..., Path]:
+    """Make a build context: file names (with `/` as `__`) to contents."""
+
+    def make(dockerfile: str, **files: str) -> Path:
+        folder = tmp_path / "context"
+        folder.mkdir(exist_ok=True)
+        (folder / "Dockerfile").write_text(dockerfile)
+        for name, text in files.items():
+            path = folder / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return folder
+
+    return make
