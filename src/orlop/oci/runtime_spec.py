@@ -2,8 +2,8 @@
 
 A spec stays the JSON object it is; `validate` checks what the programs that read it rely on: the types of all known
 fields, that no text holds a NUL (the kernel would see something else than was checked), ranges of ids and numbers,
-and the rules that a hostile spec may break. Unknown fields are allowed, as the specification demands. Whether a thing exists on
-this machine (a capability, a path) is not known here.
+and the rules that a hostile spec may break. Unknown fields are allowed, as the specification demands. Whether a thing
+exists on this machine (a capability, a path) is not known here.
 """
 
 from __future__ import annotations

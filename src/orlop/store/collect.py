@@ -1,0 +1,239 @@
+"""Collection: what nothing needs goes.
+
+Needed is what images (of all namespaces), containers' snapshots, pins and live leases lead to. Everything is decided and
+renamed into root/trash/ under the collection lock, which whoever wants to hold something waits for; emptying the trash
+takes the time that it takes, and needs no lock. Whatever kills a collection, the next one goes on with it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from orlop.errors import NotFound
+from orlop.oci.chain import chain_ids
+from orlop.store import faults, leases
+from orlop.store.locks import FileLock
+from orlop.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from orlop.store.root import Root
+
+_YOUNG_SECONDS = 3600.0
+"""A container's folder that has no container is left alone this long: its container may be about to be recorded."""
+
+
+class Collected(Value):
+    """What was (or, by a dry run, would be) removed. `bytes` is the space on disk."""
+
+    blobs: tuple[str, ...] = ()  # digests
+    layers: tuple[str, ...] = ()  # keys; folders' names where there was no record
+    snapshots: tuple[str, ...] = ()  # same
+    ingests: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()  # paths below the root: forgotten containers' folders, trash of a killed collection
+    bytes: int = 0
+
+
+def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 0.0) -> Collected:
+    """Remove all that nothing needs; returns what that was.
+
+    Interrupted downloads are kept for resumption if they were written to in the last `keep_partial_seconds`. With
+    `dry_run` nothing changes, and the result is what a collection right now would return.
+    """
+    space = _Space()
+    with FileLock(root.collect_lock, what="the store's collection"):
+        held = leases.live(f"{root.path}/leases", reap=not dry_run)
+        # Read after the leases: who has let go of one has recorded before what it made.
+        needed = _Needed(root, held)
+        plan = _Plan(root, needed, keep_partial_seconds)
+        size = sum(space.of(path) for path in plan.paths) + space.of(f"{root.path}/trash", itself=False)
+        old = tuple(f"trash/{name}" for name in sorted(os.listdir(f"{root.path}/trash")))
+        if not dry_run:
+            plan.forget()
+            for path in plan.paths:
+                _to_trash(root, path)
+    if not dry_run:
+        empty_trash(root)
+        root.write_index()
+    return Collected(
+        blobs=tuple(plan.blobs),
+        layers=tuple(plan.layers),
+        snapshots=tuple(plan.snapshots),
+        ingests=tuple(plan.ingests),
+        others=(*plan.others, *old),
+        bytes=size,
+    )
+
+
+def discard(root: Root, path: str) -> int:
+    """Remove a file or a tree: at once for all who look for it, whatever happens while it is emptied. Bytes freed.
+
+    A path that is gone already is fine. Mount points inside must be unmounted before.
+    """
+    size = _Space().of(path)
+    trashed = _to_trash(root, path)
+    if trashed:
+        _remove(trashed)
+    return size
+
+
+def empty_trash(root: Root) -> None:
+    """Remove what was renamed away, also by collections that were killed."""
+    for name in os.listdir(f"{root.path}/trash"):
+        _remove(f"{root.path}/trash/{name}")
+
+
+class _Needed:
+    """The marks: everything that must stay."""
+
+    def __init__(self, root: Root, held: set[tuple[str, str]]) -> None:
+        self.blobs = {key for kind, key in held if kind == "blob"}
+        self.layers = {key for kind, key in held if kind == "layer"}
+        self.snapshots = {key for kind, key in held if kind == "snapshot"}
+        self.containers = {key for kind, key in held if kind == "container"}
+        state = root.state
+        with state.database.reading() as database:
+            rows = database.query("SELECT DISTINCT namespace FROM images")
+            for (namespace,) in rows:
+                for record in state.images.all(namespace):
+                    self.blobs.update((record.manifest, record.config))
+                    self.blobs.update(layer.digest for layer in record.layers)
+                    diff_ids = [layer.diff_id for layer in record.layers]
+                    self.layers.update(diff_ids)
+                    self.layers.update(chain_ids(diff_ids))
+            for (reference,) in database.query("SELECT reference FROM names WHERE instr(reference, '@')"):
+                # Who pulled an index by digest asks for it by that digest again.
+                self.blobs.add(reference.partition("@")[2])
+            for kind, key in database.query("SELECT kind, key FROM pins"):
+                {"blob": self.blobs, "layer": self.layers, "snapshot": self.snapshots}[kind].add(key)
+            self.containers.update(id_ for (id_,) in database.query("SELECT id FROM containers"))
+            self.layer_records = state.layers.all()
+            self.snapshot_records = state.snapshots.all()
+        for snapshot in self.snapshot_records:
+            if snapshot.owner in self.containers or {snapshot.key, snapshot.owner, snapshot.short} & self.snapshots:
+                self.snapshots.add(snapshot.short)
+                self.layers.update(snapshot.layers)
+        self.layers.update(layer.short for layer in self.layer_records if layer.key in self.layers)
+        # A layer held by its folder's name is needed under its key, too.
+        self.layers.update(layer.key for layer in self.layer_records if layer.short in self.layers)
+
+
+class _Plan:
+    """What goes: records first, then the things themselves, so that no record ever points at nothing."""
+
+    def __init__(self, root: Root, needed: _Needed, keep_partial_seconds: float) -> None:
+        self._root = root
+        self.paths: list[str] = []
+        self.blobs = sorted(digest for digest in root.content.digests() if digest not in needed.blobs)
+        self.paths += [root.content.path(digest) for digest in self.blobs]
+        self._layer_keys = {layer.short: layer.key for layer in needed.layer_records}
+        self._snapshot_keys = {snapshot.short: snapshot.key for snapshot in needed.snapshot_records}
+        self.layers = self._folders("layers", needed.layers, self._layer_keys)
+        self.snapshots = self._folders("snapshots", needed.snapshots, self._snapshot_keys)
+        oldest = time.time() - keep_partial_seconds
+        partial = [
+            one
+            for one in root.content.ingests()
+            if not one.active and (keep_partial_seconds <= 0 or one.modified < oldest)
+        ]
+        self.ingests = sorted(one.name for one in partial)
+        self.paths += [one.path for one in partial]
+        self.others = []
+        for name in _names(f"{root.path}/containers"):
+            path = f"{root.path}/containers/{name}"
+            if name not in needed.containers and os.lstat(path).st_mtime < time.time() - _YOUNG_SECONDS:
+                self.others.append(f"containers/{name}")
+                self.paths.append(path)
+
+    def forget(self) -> None:
+        """Delete the records, as one."""
+        layers = [(key,) for short, key in self._layer_keys.items() if short in self._gone]
+        snapshots = [(key,) for short, key in self._snapshot_keys.items() if short in self._gone]
+        if layers or snapshots:
+            with self._root.state.writing() as transaction:
+                transaction.execute_all("DELETE FROM snapshots WHERE key = ?", snapshots)
+                transaction.execute_all("DELETE FROM layers WHERE key = ?", layers)
+
+    _gone: set[str]
+
+    def _folders(self, room: str, needed: set[str], keys: dict[str, str]) -> list[str]:
+        """Folders (and records without one) of a room that go, by key where there is one."""
+        if not hasattr(self, "_gone"):
+            self._gone = set()
+        names = set(_names(f"{self._root.path}/{room}"))
+        doomed = sorted(name for name in names | keys.keys() if name not in needed)
+        self._gone.update(doomed)
+        self.paths += [f"{self._root.path}/{room}/{name}" for name in doomed if name in names]
+        return [keys.get(name, name) for name in doomed]
+
+
+class _Space:
+    """Space on disk as a removal would free it: a file with several names counts once."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[int, int]] = set()
+
+    def of(self, path: str, *, itself: bool = True) -> int:
+        """Bytes that `path` and all below it take, without following links; 0 if it is not there."""
+        try:
+            about = os.lstat(path)
+        except FileNotFoundError:
+            return 0
+        total = self._one(about) if itself else 0
+        stack = [path] if stat.S_ISDIR(about.st_mode) else []
+        while stack:
+            for entry in _entries(stack.pop()):
+                try:
+                    total += self._one(entry.stat(follow_symlinks=False))
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(entry.path)
+                except FileNotFoundError:
+                    continue
+        return total
+
+    def _one(self, about: os.stat_result) -> int:
+        if about.st_nlink > 1 and not stat.S_ISDIR(about.st_mode):
+            identity = (about.st_dev, about.st_ino)
+            if identity in self._seen:
+                return 0
+            self._seen.add(identity)
+        return about.st_blocks * 512
+
+
+def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as listing:
+            yield from listing
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _names(path: str) -> Iterable[str]:
+    return sorted(os.listdir(path))
+
+
+def _to_trash(root: Root, path: str) -> str:
+    """Rename away; the new path, "" if it was gone already."""
+    target = f"{root.path}/trash/{os.urandom(8).hex()}"
+    try:
+        os.rename(path, target)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise faults.explained(error, "remove", path) from error
+    return target
+
+
+def _remove(path: str) -> None:
+    from orlop.linux.files import remove_tree  # listings and dry runs do not need it
+
+    try:
+        remove_tree(path)
+    except (FileNotFoundError, NotFound):
+        return
+    except OSError as error:
+        raise faults.explained(error, "remove", path) from error
