@@ -37,7 +37,7 @@ def read(trees: Sequence[str], path: str, *, limit: int = 1 << 20) -> bytes | No
         if part == "..":
             done = done[:-1]
             continue
-        found = _look(trees, "/".join([*done, part]))
+        found = look(trees, "/".join([*done, part]))
         if found is None:
             return None
         tree, info = found
@@ -57,7 +57,7 @@ def read(trees: Sequence[str], path: str, *, limit: int = 1 << 20) -> bytes | No
     return None
 
 
-def _look(trees: Sequence[str], name: str) -> tuple[str, os.stat_result] | None:
+def look(trees: Sequence[str], name: str) -> tuple[str, os.stat_result] | None:
     """The tree that decides about `name`, whose parent is a directory of the merged view, and what it has there."""
     parent = os.path.dirname(name)
     for tree in trees:

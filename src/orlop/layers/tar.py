@@ -10,7 +10,7 @@ import os
 
 from orlop.errors import InvalidArgument
 from orlop.layers import tarformat as form
-from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, CHUNK, DIRECTORY, FIFO, FILE, LINK, SYMLINK, Entry, Tape
+from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, CHUNK, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK, Entry, Tape
 from orlop.layers.tarformat import BLOCK, HEADER
 from orlop.layers.tarmember import Member, end_of_archive
 
@@ -21,7 +21,7 @@ __all__ = [
     "DIRECTORY",
     "FIFO",
     "FILE",
-    "LINK",
+    "HARDLINK",
     "SYMLINK",
     "Entry",
     "Writer",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from orlop.layers.tarentry import Buffer
 
-_TYPES = {FILE: b"0", LINK: b"1", SYMLINK: b"2", CHAR: b"3", BLOCK_DEVICE: b"4", DIRECTORY: b"5", FIFO: b"6"}
+_TYPES = {FILE: b"0", HARDLINK: b"1", SYMLINK: b"2", CHAR: b"3", BLOCK_DEVICE: b"4", DIRECTORY: b"5", FIFO: b"6"}
 
 
 def chunks_of(fd: int, size: int = CHUNK) -> Iterator[bytes]:

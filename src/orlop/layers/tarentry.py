@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Buffer: TypeAlias = bytes | bytearray | memoryview
 
 FILE = "file"
-LINK = "link"  # a hard link
+HARDLINK = "link"  # a hard link
 SYMLINK = "symlink"
 CHAR = "char"
 BLOCK_DEVICE = "block"

@@ -7,7 +7,7 @@ names, old sparse format, base-256 numbers) and star.
 from __future__ import annotations
 
 from orlop.layers import tarformat as form
-from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, LINK, NO_XATTRS, SYMLINK, Entry
+from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, NO_XATTRS, SYMLINK, Entry
 from orlop.layers.tarformat import BLOCK, HEADER, BadTar, HeaderTooLarge
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _KINDS = {
     b"\0": FILE,
     b"0": FILE,
-    b"1": LINK,
+    b"1": HARDLINK,
     b"2": SYMLINK,
     b"3": CHAR,
     b"4": BLOCK_DEVICE,
@@ -134,7 +134,7 @@ class Member:
             gid=number(gid),
             size=number(size),
             mtime=number(mtime) * 1_000_000_000,
-            link=text(link) if kind in {LINK, SYMLINK} else "",
+            link=text(link) if kind in {HARDLINK, SYMLINK} else "",
         )
         entry.offset = self.offset
         if magic[:5] == b"ustar":
@@ -173,7 +173,7 @@ class Member:
                 if key == "path":
                     entry.name = shown
                 elif key == "linkpath":
-                    entry.link = shown if entry.kind in {LINK, SYMLINK} else ""
+                    entry.link = shown if entry.kind in {HARDLINK, SYMLINK} else ""
                 else:
                     setattr(entry, key, shown)
             elif key == "mtime":
