@@ -34,7 +34,8 @@ F_EXCL = 0x200
 F_CREATE = 0x400
 F_APPEND = 0x800
 
-_NOOP, _ERROR, _DONE, _OVERRUN = 1, 2, 3, 4
+ERROR = 2  # the type of acknowledgements, good and bad
+_NOOP, _DONE, _OVERRUN = 1, 3, 4
 _F_DUMP_INTR = 0x10
 _F_CAPPED = 0x100
 _F_ACK_TLVS = 0x200
@@ -179,7 +180,7 @@ def verdict(answer: Answer) -> tuple[int, str]:
         raise OSError(errno.EBADMSG, "a netlink acknowledgement is shorter than its error number")
     code = -_s32.unpack_from(answer.payload)[0]
     explanation = ""
-    if answer.flags & _F_ACK_TLVS and answer.kind == _ERROR and len(answer.payload) >= 20:
+    if answer.flags & _F_ACK_TLVS and answer.kind == ERROR and len(answer.payload) >= 20:
         echoed = _u32.unpack_from(answer.payload, 4)[0]
         skip = 20 if answer.flags & _F_CAPPED else 4 + max(echoed, 16) + (-echoed % 4)
         explanation = string(attributes(answer.payload[skip:]).get(_EXTACK_MESSAGE, b""))
@@ -264,7 +265,7 @@ class Netlink:
                 index = answer.sequence - first
                 if not 0 <= index < len(requests):
                     continue  # a late answer to a request that was given up
-                if answer.kind != _ERROR:
+                if answer.kind != ERROR:
                     replies[index].append(answer.payload)
                     continue
                 waiting -= 1
@@ -293,7 +294,7 @@ class Netlink:
                 if answer.sequence != sequence:
                     continue
                 torn = torn or bool(answer.flags & _F_DUMP_INTR)
-                if answer.kind in {_DONE, _ERROR}:
+                if answer.kind in {_DONE, ERROR}:
                     code, explanation = verdict(answer) if answer.payload else (0, "")
                     if code == errno.EINTR:
                         return found, True
