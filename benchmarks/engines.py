@@ -1,0 +1,149 @@
+"""The engines that are compared, each over a root of its own: orlop, and the peers that this machine has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Engine:
+    """One engine's command line."""
+
+    name = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.environ = {**os.environ, "HOME": str(self.folder), "DOCKER_BUILDKIT": "0", "DOCKER_CLI_HINTS": "false"}
+
+    @staticmethod
+    def available() -> bool:
+        """Whether it is installed."""
+        return True
+
+    def command(self, *arguments: str) -> list[str]:
+        """The argument list of one command."""
+        raise NotImplementedError
+
+    def run(self, *arguments: str, stdin: bytes | None = None) -> str:
+        """Run one command that must succeed; its output."""
+        done = subprocess.run(
+            self.command(*arguments), env=self.environ, input=stdin, capture_output=True, check=False, timeout=600
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.name} {' '.join(arguments)}: {done.returncode}\n{done.stderr.decode()[-2000:]}")
+        return done.stdout.decode(errors="replace")
+
+    def timed(self, *arguments: str) -> float:
+        """Seconds that one command takes."""
+        started = time.perf_counter()
+        self.run(*arguments)
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """Stop what was started, remove what was made."""
+
+
+class Orlop(Engine):
+    """This project, from the same environment as the benchmark."""
+
+    name = "orlop"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.program = str(Path(sys.executable).parent / "orlop")
+        self.environ |= {
+            "ORLOP_ROOT": str(self.folder / "root"),
+            "ORLOP_RUN_ROOT": str(self.folder / "run"),
+            "DOCKER_CONFIG": str(self.folder / "docker"),
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [self.program, *arguments]
+
+    def close(self) -> None:
+        names = self.run("ps", "-aq").split()
+        if names:
+            self.run("rm", "-f", *names)
+        self.run("internal", "teardown")
+
+
+class Podman(Engine):
+    """podman over a private root; needs v1's hugetlb hierarchy and small ulimits on machines like ours."""
+
+    name = "podman"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount("/sys/fs/cgroup/hugetlb"):
+            Path("/sys/fs/cgroup/hugetlb").mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "none", "/sys/fs/cgroup/hugetlb"], check=False)
+        config = self.folder / "containers.conf"
+        config.write_text(
+            '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
+            '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
+        )
+        (self.folder / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\ninsecure = true\n')
+        (self.folder / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        self.environ |= {
+            "CONTAINERS_CONF": str(config),
+            "CONTAINERS_REGISTRIES_CONF": str(self.folder / "registries.conf"),
+            "REGISTRY_AUTH_FILE": str(self.folder / "auth.json"),
+        }
+
+    @staticmethod
+    def available() -> bool:
+        return shutil.which("podman") is not None
+
+    def command(self, *arguments: str) -> list[str]:
+        base = ["podman", "--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
+        if arguments[0] in {"pull", "push", "login"}:
+            arguments = (arguments[0], "--tls-verify=false", *arguments[1:])
+        return [*base, *arguments]
+
+    def close(self) -> None:
+        subprocess.run(self.command("rm", "-fa"), env=self.environ, capture_output=True, check=False)
+        subprocess.run(self.command("system", "reset", "-f"), env=self.environ, capture_output=True, check=False)
+
+
+class Docker(Engine):
+    """docker with a dockerd of its own."""
+
+    name = "docker"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.socket = f"unix://{self.folder}/docker.sock"
+        log = (self.folder / "dockerd.log").open("wb")
+        self.daemon = subprocess.Popen(
+            [
+                "dockerd", "--data-root", str(self.folder / "root"), "--exec-root", str(self.folder / "run"),
+                "--pidfile", str(self.folder / "pid"), "-H", self.socket,
+            ],
+            stdout=log, stderr=log,
+        )  # fmt: skip
+        for _ in range(300):
+            if subprocess.run(self.command("version"), capture_output=True, check=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        self.close()
+        raise RuntimeError(f"dockerd did not start: see {self.folder}/dockerd.log")
+
+    @staticmethod
+    def available() -> bool:
+        return shutil.which("dockerd") is not None and shutil.which("docker") is not None
+
+    def command(self, *arguments: str) -> list[str]:
+        program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
+        return [program, "-H", self.socket, *arguments]
+
+    def close(self) -> None:
+        self.daemon.terminate()
+        self.daemon.wait(timeout=60)
+
+
+ENGINES: tuple[type[Engine], ...] = (Orlop, Docker, Podman)
