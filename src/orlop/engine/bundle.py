@@ -75,15 +75,14 @@ def write_bundle(
 
 def identify(user: str, groups: Sequence[str], trees: Sequence[str]) -> tuple[Identity, list[int]]:
     """Who the program runs as, by the container's own /etc/passwd and /etc/group. NotFound names the file."""
-    passwd = users.parse_passwd(merged.read(trees, "etc/passwd") or b"")
-    group = users.parse_group(merged.read(trees, "etc/group") or b"")
+    passwd, group = merged.read(trees, "etc/passwd"), merged.read(trees, "etc/group")
     identity = users.lookup(user, passwd, group)
     extra = []
     for name in groups:
         if name.isdigit():
             extra.append(int(name))
             continue
-        gid = next((entry.gid for entry in group if entry.name == name), None)
+        gid = next((entry.gid for entry in users.parse_group(group or b"") if entry.name == name), None)
         if gid is None:
             raise NotFound(f"there is no group {name!r} in the container's /etc/group", hint="give its number instead")
         extra.append(gid)

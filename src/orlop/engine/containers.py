@@ -11,6 +11,7 @@ from orlop.events import Event, ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Iterator
     from typing import Any
 
@@ -164,13 +165,13 @@ class Containers:
 
         return logs.read(self._engine, self.record(request.container), request)
 
-    def list(self, request: ListContainers = ListContainers()) -> list[ContainerSummary]:  # frozen
+    def list(self, request: ListContainers = ListContainers()) -> builtins.list[ContainerSummary]:  # frozen
         """Containers, newest first; only running ones unless `all`."""
         from orlop.engine import listing
 
         return listing.rows(self._engine, request)
 
-    def summaries(self) -> list[ContainerSummary]:
+    def summaries(self) -> builtins.list[ContainerSummary]:
         """Every container, running or not."""
         return self.list(ListContainers(all=True))
 
@@ -186,13 +187,13 @@ class Containers:
 
         return measuring.sample(self._engine, self.record(name))
 
-    def top(self, name: str) -> list[dict[str, Any]]:
+    def top(self, name: str) -> builtins.list[dict[str, Any]]:
         """The processes of a container, with pids as this machine sees them."""
         from orlop.engine import measuring
 
         return measuring.processes(self._engine, self.record(name))
 
-    def ports(self, name: str) -> list[str]:
+    def ports(self, name: str) -> builtins.list[str]:
         """Published ports: "80/tcp -> 0.0.0.0:8080"."""
         record = self.record(name)
         attached = (status.launch_record(self._engine.root, record.id) or {}).get("network") or {}
@@ -207,7 +208,7 @@ class Containers:
         """Delete every container that does not run."""
         from orlop.engine import creation, launch
 
-        actions: list[tuple[str, str]] = []
+        actions: builtins.list[tuple[str, str]] = []
         reclaimed = 0
         keep = _prune_test(request)
         for record in self._engine.root.state.containers.all(self._namespace):

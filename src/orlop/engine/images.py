@@ -10,6 +10,7 @@ from orlop.oci.reference import Reference
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Callable, Iterable
     from typing import Any, BinaryIO
 
@@ -77,7 +78,7 @@ class Images:
         self._engine.root.write_index()
         journal.record(self._engine.root, "image", "tag", record.config, {"name": reference.familiar})
 
-    def list(self, request: ListImages = ListImages()) -> list[ImageSummary]:  # frozen
+    def list(self, request: ListImages = ListImages()) -> builtins.list[ImageSummary]:  # frozen
         """Images, newest first; each once, with all its names."""
         state = self._engine.root.state
         names = _names_by_manifest(state.images.names(self._namespace))
@@ -123,7 +124,7 @@ class Images:
             "Descriptor": {"mediaType": record.media_type, "digest": record.manifest},
         }
 
-    def history(self, name: str) -> list[HistoryRow]:
+    def history(self, name: str) -> builtins.list[HistoryRow]:
         """How an image came to be, newest step first; sizes are those of the unpacked layers."""
         record = self.find(name)
         sizes = iter(self._layer_sizes(record))
@@ -142,7 +143,7 @@ class Images:
             rows[0] = rows[0].replace(id=record.config, tags=self.summary(record).names)
         return rows
 
-    def _layer_sizes(self, record: ImageRecord) -> list[int]:
+    def _layer_sizes(self, record: ImageRecord) -> builtins.list[int]:
         """Unpacked size of each layer, lowest first; a layer that is not unpacked counts with its blob's size."""
         known = {layer.diff_id: layer.size for layer in self._engine.root.state.layers.all()}
         return [known.get(layer.diff_id, layer.size) for layer in record.layers]
@@ -174,7 +175,7 @@ class Images:
                 f"image {request.image} is used by the running container {users[0].name}",
                 hint=f"stop it first: orlop rm -f {users[0].name}",
             )
-        actions: list[tuple[str, str]] = []
+        actions: builtins.list[tuple[str, str]] = []
         for name in names if last else dropped:
             images.untag(self._namespace, str(name))
             actions.append(("untagged", name.familiar))
@@ -198,7 +199,7 @@ class Images:
             and (request.all or not [name for name in named.get(record.manifest, []) if "@" not in name])
             and keep(record)
         ]
-        actions: list[tuple[str, str]] = []
+        actions: builtins.list[tuple[str, str]] = []
         for record in doomed:
             for name in named.get(record.manifest, []):
                 state.images.untag(self._namespace, name)
@@ -207,7 +208,7 @@ class Images:
         self._engine.root.write_index()
         return Removed(actions=tuple(actions), reclaimed=reclaimed)
 
-    def _delete(self, records: Iterable[ImageRecord], actions: list[tuple[str, str]]) -> int:
+    def _delete(self, records: Iterable[ImageRecord], actions: builtins.list[tuple[str, str]]) -> int:
         """Drop records, then collect what nothing else needs. Returns the bytes that came free."""
         from orlop.store.collect import collect
 

@@ -29,7 +29,7 @@ def rows(engine: Engine, request: ListContainers) -> list[ContainerSummary]:
         found = found[: request.last] if request.last else found
     elif not (request.all or by_state):
         found = [(record, now) for record, now in found if now.running]
-    ids = {record.manifest: record.config for record in state.images.all(engine.settings.namespace)}
+    ids: dict[str, str] = {record.manifest: record.config for record in state.images.all(engine.settings.namespace)}
     return [
         summary(engine, record, now, image_id=ids.get(record.image, ""), size=request.size)
         for record, now in found

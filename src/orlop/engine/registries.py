@@ -39,4 +39,9 @@ def client(settings: Settings) -> Client:
     """A registry client with the user's credentials and proxies."""
     from orlop.registry.client import Client
 
-    return Client(keychain(settings), insecure=settings.insecure_registries)
+    return Client(
+        keychain(settings),
+        insecure=settings.insecure_registries,
+        proxies=dict(settings.environ),
+        mirrors=settings.mirrors,
+    )

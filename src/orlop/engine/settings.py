@@ -63,6 +63,7 @@ def from_environment(
         runtime=environ.get("ORLOP_RUNTIME", ""),
         snapshotter=environ.get("ORLOP_SNAPSHOTTER", ""),
         insecure_registries=tuple(environ.get("ORLOP_INSECURE_REGISTRIES", "").replace(",", " ").split()),
+        mirrors=tuple(environ.get("ORLOP_MIRRORS", "").replace(",", " ").split()),
         uid=uid,
         home=home,
         program=program,

@@ -17,6 +17,7 @@ from orlop.engine import moments
 from orlop.errors import FailedPrecondition, OrlopError
 from orlop.linux import process
 from orlop.oci import jsontext
+from orlop.runtime import exit as exit_record
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -100,14 +101,14 @@ def status_of(root: Root, record: ContainerRecord) -> Status:
     launch = launch_record(root, record.id)
     if launch is None:
         return _at_rest(state)
-    ended = read_json(f"{run_dir(root, record.id)}/exit.json")
+    ended = exit_record.read(run_dir(root, record.id))
     if ended is not None:
         return Status(
             word="exited",
             started=launch["started"],
-            finished=ended["finished"],
-            exit_code=ended["exit_code"],
-            oom=ended["oom"],
+            finished=ended.finished,
+            exit_code=ended.code,
+            oom=ended.oom_killed,
             settled=False,
             restarts=state.get("restarts", 0),
         )

@@ -17,6 +17,7 @@ from orlop.oci.reference import Reference
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
 
     from orlop.engine.core import Engine
     from orlop.engine.requests import Pull, Push
@@ -190,7 +191,7 @@ def _side_by_side(tasks: Iterable[object]) -> Iterator[object]:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        futures = [pool.submit(task) for task in tasks]  # type: ignore[arg-type]
+        futures: list[Future[object]] = [pool.submit(task) for task in tasks]  # type: ignore[arg-type]
         try:
             for future in futures:
                 yield future.result()

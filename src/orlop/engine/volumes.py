@@ -12,6 +12,7 @@ from orlop.errors import Conflict, InvalidArgument, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import Iterable
     from typing import Any
 
@@ -47,7 +48,7 @@ class Volumes:
         journal.record(self._engine.root, "volume", "create", name, {"driver": "local"})
         return self._shown(record)
 
-    def list(self, filters: Iterable[Filter] = ()) -> list[dict[str, Any]]:
+    def list(self, filters: Iterable[Filter] = ()) -> builtins.list[dict[str, Any]]:
         """All volumes by name, in docker's shape."""
         records = self._engine.root.state.volumes.all(self._namespace)
         used = self.in_use()
