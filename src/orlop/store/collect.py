@@ -1,8 +1,8 @@
 """Collection: what nothing needs goes.
 
-Needed is what images (of all namespaces), containers' snapshots, pins and live leases lead to. Everything is decided and
-renamed into root/trash/ under the collection lock, which whoever wants to hold something waits for; emptying the trash
-takes the time that it takes, and needs no lock. Whatever kills a collection, the next one goes on with it.
+Needed is what images (of all namespaces), containers' snapshots, pins and live leases lead to. Everything is decided
+and renamed into root/trash/ under the collection lock, which whoever wants to hold something waits for; emptying the
+trash takes the time that it takes, and needs no lock. Whatever kills a collection, the next one goes on with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import os
 import stat
 import time
 
-from orlop.errors import NotFound
+from orlop.errors import Conflict, NotFound
+from orlop.oci import jsontext
 from orlop.oci.chain import chain_ids
 from orlop.store import faults, leases
 from orlop.store.locks import FileLock
@@ -50,14 +51,17 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
         # Read after the leases: who has let go of one has recorded before what it made.
         needed = _Needed(root, held)
         plan = _Plan(root, needed, keep_partial_seconds)
-        size = sum(space.of(path) for path in plan.paths) + space.of(f"{root.path}/trash", itself=False)
+        size = sum(map(space.of, plan.everything())) + space.of(f"{root.path}/trash", itself=False)
         old = tuple(f"trash/{name}" for name in sorted(os.listdir(f"{root.path}/trash")))
         if not dry_run:
             plan.forget()
             for path in plan.paths:
                 _to_trash(root, path)
+            for name in plan.ingests:
+                root.content.discard_partial(name)
     if not dry_run:
         empty_trash(root)
+        _drop_idle_locks(root)
         root.write_index()
     return Collected(
         blobs=tuple(plan.blobs),
@@ -97,14 +101,11 @@ class _Needed:
         self.containers = {key for kind, key in held if kind == "container"}
         state = root.state
         with state.database.reading() as database:
-            rows = database.query("SELECT DISTINCT namespace FROM images")
-            for (namespace,) in rows:
-                for record in state.images.all(namespace):
-                    self.blobs.update((record.manifest, record.config))
-                    self.blobs.update(layer.digest for layer in record.layers)
-                    diff_ids = [layer.diff_id for layer in record.layers]
-                    self.layers.update(diff_ids)
-                    self.layers.update(chain_ids(diff_ids))
+            for manifest, config, text in database.query("SELECT manifest, config, layers FROM images"):
+                layers = jsontext.loads(text, what="an image's record")
+                self.blobs.update((manifest, config, *(layer[1] for layer in layers)))
+                self.layers.update(layer[0] for layer in layers)
+                self.layers.update(chain_ids(layer[0] for layer in layers))
             for (reference,) in database.query("SELECT reference FROM names WHERE instr(reference, '@')"):
                 # Who pulled an index by digest asks for it by that digest again.
                 self.blobs.add(reference.partition("@")[2])
@@ -130,10 +131,12 @@ class _Plan:
         self.paths: list[str] = []
         self.blobs = sorted(digest for digest in root.content.digests() if digest not in needed.blobs)
         self.paths += [root.content.path(digest) for digest in self.blobs]
-        self._layer_keys = {layer.short: layer.key for layer in needed.layer_records}
-        self._snapshot_keys = {snapshot.short: snapshot.key for snapshot in needed.snapshot_records}
-        self.layers = self._folders("layers", needed.layers, self._layer_keys)
-        self.snapshots = self._folders("snapshots", needed.snapshots, self._snapshot_keys)
+        layers = {layer.short: layer.key for layer in needed.layer_records}
+        snapshots = {snapshot.short: snapshot.key for snapshot in needed.snapshot_records}
+        self.layers = self._folders("layers", needed.layers, layers)
+        self.snapshots = self._folders("snapshots", needed.snapshots, snapshots)
+        self._layer_rows = [(key,) for short, key in layers.items() if short not in needed.layers]
+        self._snapshot_rows = [(key,) for short, key in snapshots.items() if short not in needed.snapshots]
         oldest = time.time() - keep_partial_seconds
         partial = [
             one
@@ -141,7 +144,6 @@ class _Plan:
             if not one.active and (keep_partial_seconds <= 0 or one.modified < oldest)
         ]
         self.ingests = sorted(one.name for one in partial)
-        self.paths += [one.path for one in partial]
         self.others = []
         for name in _names(f"{root.path}/containers"):
             path = f"{root.path}/containers/{name}"
@@ -151,22 +153,21 @@ class _Plan:
 
     def forget(self) -> None:
         """Delete the records, as one."""
-        layers = [(key,) for short, key in self._layer_keys.items() if short in self._gone]
-        snapshots = [(key,) for short, key in self._snapshot_keys.items() if short in self._gone]
-        if layers or snapshots:
+        if self._layer_rows or self._snapshot_rows:
             with self._root.state.writing() as transaction:
-                transaction.execute_all("DELETE FROM snapshots WHERE key = ?", snapshots)
-                transaction.execute_all("DELETE FROM layers WHERE key = ?", layers)
+                transaction.execute_all("DELETE FROM snapshots WHERE key = ?", self._snapshot_rows)
+                transaction.execute_all("DELETE FROM layers WHERE key = ?", self._layer_rows)
 
-    _gone: set[str]
+    def everything(self) -> Iterator[str]:
+        """All paths that go."""
+        yield from self.paths
+        for name in self.ingests:
+            yield f"{self._root.content.root}/ingest/{name}"
 
     def _folders(self, room: str, needed: set[str], keys: dict[str, str]) -> list[str]:
         """Folders (and records without one) of a room that go, by key where there is one."""
-        if not hasattr(self, "_gone"):
-            self._gone = set()
         names = set(_names(f"{self._root.path}/{room}"))
         doomed = sorted(name for name in names | keys.keys() if name not in needed)
-        self._gone.update(doomed)
         self.paths += [f"{self._root.path}/{room}/{name}" for name in doomed if name in names]
         return [keys.get(name, name) for name in doomed]
 
@@ -226,6 +227,18 @@ def _to_trash(root: Root, path: str) -> str:
     except OSError as error:
         raise faults.explained(error, "remove", path) from error
     return target
+
+
+def _drop_idle_locks(root: Root) -> None:
+    """Remove the lock files that nobody holds: one is left of every container that ever was."""
+    for name in _names(f"{root.run_path}/locks"):
+        lock = FileLock(f"{root.run_path}/locks/{name}", wait=False, removable=True)
+        try:
+            lock.acquire()
+        except Conflict:
+            continue
+        lock.remove()
+        lock.release()
 
 
 def _remove(path: str) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from errno import EWOULDBLOCK
 
 from orlop.errors import Conflict, ContentMismatch, FailedPrecondition, InvalidArgument, NotFound
 from orlop.oci.descriptor import Descriptor
 from orlop.oci.digest import HEX, LENGTHS, Digest, hasher
 from orlop.store import faults
+from orlop.store.locks import FileLock
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -113,10 +113,7 @@ class ContentStore:
         With `resume`, what an earlier writer left is gone on with (`Ingest.offset`), and what this one leaves is kept.
         """
         path = f"{self.root}/ingest/{Digest.of(key.encode(errors='surrogateescape')).encoded[:32]}"
-        try:
-            descriptor = _locked(path, wait=wait)
-        except OSError as error:
-            raise faults.explained(error, "start writing content", path) from error
+        descriptor = _locked(path, wait=wait)
         if descriptor < 0:
             raise Conflict(f"another process is fetching {key} right now", hint="wait for it, or try again")
         try:
@@ -162,6 +159,18 @@ class ContentStore:
                     )
                 )
         return found
+
+    def discard_partial(self, name: str) -> bool:
+        """Remove one unfinished content; whether it was free to be removed (nobody is writing it)."""
+        path = f"{self.root}/ingest/{name}"
+        descriptor = _locked(path, wait=False)
+        if descriptor < 0:
+            return False
+        try:
+            os.unlink(path)
+        finally:
+            os.close(descriptor)
+        return True
 
     def verify(self, digest: str) -> None:
         """Read the blob again; ContentMismatch if the disk has changed it."""
@@ -299,29 +308,13 @@ def _take_in(running: Hasher, descriptor: int) -> int:
 
 
 def _locked(path: str, *, wait: bool) -> int:
-    """Open and lock an ingest's file, made if missing. -1 if it is locked and we shall not `wait`.
-
-    Who held the lock has renamed or removed the file by then: a lock on a file that is no longer there counts for
-    nothing.
-    """
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            here, there = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
-            if here.st_ino == there.st_ino and here.st_dev == there.st_dev:
-                return descriptor
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno == EWOULDBLOCK:
-                return -1
-            raise
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+    """Open and lock an ingest's file, made if missing. -1 if it is locked and we shall not `wait`."""
+    lock = FileLock(path, wait=wait, removable=True)
+    try:
+        lock.acquire()
+    except Conflict:
+        return -1
+    return lock.detach()
 
 
 def _is_locked(path: str) -> bool:

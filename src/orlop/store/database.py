@@ -52,12 +52,13 @@ class Database:
         self._durable = durable
         self._lock = RLock()
         self._connection: engine.Connection | None = None
-        self._pid = 0
+        self._pid = os.getpid()
         self._depth = 0
+        self._reads = False
 
     def query(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows of a SELECT."""
-        with self._lock:
+        with self._own_lock():
             try:
                 return self._connected().execute(statement, values).fetchall()
             except engine.Error as error:
@@ -65,7 +66,7 @@ class Database:
 
     def one(self, statement: str, values: Sequence[object] = ()) -> Row | None:
         """The first row of a SELECT, or None."""
-        with self._lock:
+        with self._own_lock():
             try:
                 row: Row | None = self._connected().execute(statement, values).fetchone()
             except engine.Error as error:
@@ -90,12 +91,9 @@ class Database:
 
     def close(self) -> None:
         """Let go of the file; the next use opens it again. FailedPrecondition inside a transaction."""
-        with self._lock:
+        with self._own_lock():
             connection = self._connection
             if connection is None:
-                return
-            if self._pid != os.getpid():
-                self._abandon()
                 return
             if self._depth:
                 raise FailedPrecondition(f"{self.path} cannot be closed inside a transaction")
@@ -105,20 +103,21 @@ class Database:
             except engine.Error as error:
                 raise self._explained(error) from error
 
-    def _connected(self) -> engine.Connection:
-        if self._connection is not None and self._pid == os.getpid():
-            return self._connection
-        if self._connection is not None:
-            self._abandon()
-        self._connection = self._open()
-        self._pid = os.getpid()
-        return self._connection
+    def _own_lock(self) -> RLock:
+        """The lock; in a forked child a new one (a thread that is not there may hold the old one) and no connection."""
+        if self._pid != os.getpid():
+            if self._connection is not None:
+                _abandoned.append(self._connection)
+            self._connection = None
+            self._depth = 0
+            self._lock = RLock()
+            self._pid = os.getpid()
+        return self._lock
 
-    def _abandon(self) -> None:
-        if self._connection is not None:
-            _abandoned.append(self._connection)
-        self._connection = None
-        self._depth = 0
+    def _connected(self) -> engine.Connection:
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
 
     def _open(self) -> engine.Connection:
         """Two statements where nothing is to be done: what is not stored in the file, and its version."""
@@ -155,7 +154,8 @@ class Database:
             connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
 
     def _too_new(self, version: int) -> OrlopError:
@@ -165,16 +165,20 @@ class Database:
         )
 
     def _begin(self, how: str) -> engine.Connection:
-        self._lock.acquire()
+        lock = self._own_lock()
+        lock.acquire()
         try:
             connection = self._connected()
             if self._depth == 0:
                 _patiently(connection, how)
+                self._reads = how == "BEGIN"
+            elif self._reads and how != "BEGIN":
+                raise FailedPrecondition(f"{self.path} cannot be changed inside a reading transaction")
         except engine.Error as error:
-            self._lock.release()
+            lock.release()
             raise self._explained(error) from error
         except BaseException:
-            self._lock.release()
+            lock.release()
             raise
         self._depth += 1
         return connection

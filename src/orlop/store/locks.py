@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from orlop.errors import Conflict
 from orlop.store import faults
@@ -14,33 +15,79 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class FileLock:
-    """A lock on a file, made if missing and never removed. `with` it, or `acquire` and `release`.
+_PATIENCE = 20
+"""Milliseconds that `wait=False` waits all the same: who only looks whether a lock is held, holds it for an instant."""
 
-    Two FileLocks on one file exclude each other within a process as well as between processes.
+
+class FileLock:
+    """A lock on a file, made if missing. `with` it, or `acquire` and `release`.
+
+    Two FileLocks on one file exclude each other within a process as well as between processes. The file stays, unless
+    it is `removable`: then whoever holds it may remove or rename it, and a lock won on a file that is gone counts for
+    nothing. All users of one file must agree on that.
     """
 
-    def __init__(self, path: str, *, exclusive: bool = True, wait: bool = True, what: str = "") -> None:
+    def __init__(
+        self, path: str, *, exclusive: bool = True, wait: bool = True, removable: bool = False, what: str = ""
+    ) -> None:
         self._path = path
-        self._how = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB)
+        self._how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        self._wait = wait
+        self._removable = removable
         self._what = what or path
         self._descriptor = -1
 
     def acquire(self) -> None:
         """Take the lock; Conflict if it is held and the lock was made not to wait."""
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise faults.explained(error, f"lock {self._what}", self._path) from error
-        try:
-            fcntl.flock(descriptor, self._how)
-        except BlockingIOError as error:
+        while True:
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise faults.explained(error, f"lock {self._what}", self._path) from error
+            try:
+                self._flock(descriptor)
+                if not self._removable or self._is_current(descriptor):
+                    break
+            except BaseException:
+                os.close(descriptor)
+                raise
             os.close(descriptor)
-            raise Conflict(f"{self._what} is in use by another process", hint="try again when it is done") from error
-        except BaseException:
-            os.close(descriptor)
-            raise
         self._descriptor = descriptor
+
+    def _flock(self, descriptor: int) -> None:
+        for left in range(_PATIENCE, -1, -1):
+            try:
+                fcntl.flock(descriptor, self._how if self._wait else self._how | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if not left:
+                    raise Conflict(
+                        f"{self._what} is in use by another process", hint="try again when it is done"
+                    ) from error
+                time.sleep(0.001)
+            except OSError as error:
+                raise faults.explained(error, f"lock {self._what}", self._path) from error
+            else:
+                return
+
+    def _is_current(self, descriptor: int) -> bool:
+        here = os.fstat(descriptor)
+        try:
+            there = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+    def remove(self) -> None:
+        """Remove the file of a removable lock that is held."""
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            return
+
+    def detach(self) -> int:
+        """Hand the locked descriptor to the caller, whose closing it gives the lock back."""
+        descriptor, self._descriptor = self._descriptor, -1
+        return descriptor
 
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""

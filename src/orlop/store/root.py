@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _thread import allocate_lock
 
 from orlop.errors import FailedPrecondition, PermissionDenied
 from orlop.store import faults
@@ -61,6 +62,7 @@ class Root:
         self._state: State | None = None
         self._cache: Cache | None = None
         self._boot_id = ""
+        self._opening = allocate_lock()
 
     @classmethod
     def open(cls, path: str, run_path: str) -> Root:
@@ -96,7 +98,9 @@ class Root:
         if self._state is None:
             from orlop.store.state import State  # SQLite costs 4 ms, and not every command asks it
 
-            self._state = State(f"{self.path}/state.db")
+            with self._opening:
+                if self._state is None:
+                    self._state = State(f"{self.path}/state.db")
         return self._state
 
     @property
@@ -105,7 +109,9 @@ class Root:
         if self._cache is None:
             from orlop.store.cache import Cache  # only builds use it
 
-            self._cache = Cache(f"{self.path}/cache.db")
+            with self._opening:
+                if self._cache is None:
+                    self._cache = Cache(f"{self.path}/cache.db")
         return self._cache
 
     @property
@@ -121,7 +127,8 @@ class Root:
 
         If not `wait`, entering raises Conflict when it is held. Not reentrant.
         """
-        return FileLock(f"{self.run_path}/locks/{name.replace('/', '%')}", exclusive=exclusive, wait=wait, what=name)
+        path = f"{self.run_path}/locks/{name.replace('/', '%')}"
+        return FileLock(path, exclusive=exclusive, wait=wait, removable=True, what=name)
 
     def lease(self) -> Lease:
         """A new lease, to be entered with `with`."""
