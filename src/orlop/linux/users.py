@@ -86,10 +86,11 @@ def lookup(
     *,
     etc: str = "/etc",
 ) -> Identity:
-    """Who USER `user_spec` ("", name, uid, name:group, uid:gid...) means in a tree with these files (None: missing), called `etc`.
+    """Who USER `user_spec` ("", name, uid, name:group, uid:gid...) means in a tree with these files.
 
-    An empty user is root. NotFound names an unknown name and the file it is not in; InvalidArgument an id out of range.
-    Supplementary groups are those that list the user's name, unless a group was asked for.
+    None is a missing file; `etc` is where they were, for messages. An empty user is root. NotFound names an unknown name
+    and the file it is not in; InvalidArgument an id out of range. Supplementary groups are those that list the user's
+    name, unless a group was asked for.
     """
     user, _, wanted_group = user_spec.partition(":")
     entry = _find_user(user or "0", passwd, f"{etc}/passwd")
@@ -136,7 +137,8 @@ def _unknown(kind: str, name: str, data: bytes | None, path: str) -> NotFound | 
 def subordinate_ids(kind: str, name: str, uid: int, *, path: str = "") -> list[tuple[int, int]]:
     """The ranges (first id, count) that /etc/subuid (`kind` "uid") or /etc/subgid ("gid") grants a user.
 
-    An entry goes by the user's name or uid, in both files. Empty when there is no file or no entry; broken lines are left out.
+    An entry goes by the user's name or uid, in both files. Empty when there is no file or no entry. Broken lines are
+    left out.
     """
     try:
         with open(path or f"/etc/sub{kind}", "rb") as file:
