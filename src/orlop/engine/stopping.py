@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 
 from orlop.engine import journal, launch, status
-from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.errors import FailedPrecondition
 from orlop.linux import process, signals
+from orlop.linux.cgroups import Cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.engine.core import Engine
     from orlop.store.containers import ContainerRecord
+
+_KILL = 9
 
 
 def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
@@ -27,10 +30,10 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
         unpause(engine, record)
     gone = False
     if timeout != 0:
-        _signal(started, signal_number(record.config["stop_signal"]))
+        _signal(started, signals.number_of(record.config["stop_signal"]))
         gone = process.wait_gone(started["pid"], started["ticks"], None if timeout < 0 else float(timeout))
     if not gone:
-        _signal(started, signals.NUMBERS["KILL"])
+        _signal(started, _KILL)
         process.wait_gone(started["pid"], started["ticks"], None)
     launch.settle(engine, record.id)
     journal.record(engine.root, "container", "stop", record.id, {"name": record.name})
@@ -38,28 +41,17 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
 
 def kill(engine: Engine, record: ContainerRecord, signal: str) -> None:
     """Send one signal to the first process. FailedPrecondition if the container does not run."""
-    number = signal_number(signal)
+    number = signals.number_of(signal)
     status.require_running(status.status_of(engine.root, record), record.name, "kill")
     started = status.launch_record(engine.root, record.id)
     if started is None:
         return
-    if number == signals.NUMBERS["KILL"]:
+    if number == _KILL:
         _mark_stopped(engine, record)
     _signal(started, number)
     journal.record(engine.root, "container", "kill", record.id, {"name": record.name, "signal": str(number)})
-    if number == signals.NUMBERS["KILL"]:
+    if number == _KILL:
         process.wait_gone(started["pid"], started["ticks"], 10.0)
-
-
-def signal_number(text: str) -> int:
-    """A signal by name ("TERM", "SIGTERM", "RTMIN+3") or number."""
-    plain = text.upper().removeprefix("SIG")
-    number = int(plain) if plain.isdigit() else signals.NUMBERS.get(plain, 0)
-    if not 0 < number <= 64:
-        raise InvalidArgument(
-            f"there is no signal {text!r}", hint="e.g. TERM, KILL, HUP, USR1, or a number; see signal(7)"
-        )
-    return number
 
 
 def _mark_stopped(engine: Engine, record: ContainerRecord) -> None:
@@ -88,7 +80,7 @@ def pause(engine: Engine, record: ContainerRecord) -> None:
     status.require_running(now, record.name, "pause")
     if now.word == "paused":
         raise FailedPrecondition(f"container {record.name} is paused already", hint=f"orlop unpause {record.name}")
-    launch.runtime_for(engine, record).pause(record.id)
+    _cgroup(engine, record).freeze()
     with open(f"{status.run_dir(engine.root, record.id)}/paused", "wb"):
         pass
     journal.record(engine.root, "container", "pause", record.id, {"name": record.name})
@@ -98,6 +90,12 @@ def unpause(engine: Engine, record: ContainerRecord) -> None:
     """Let its processes go on. FailedPrecondition if it is not paused."""
     if status.status_of(engine.root, record).word != "paused":
         raise FailedPrecondition(f"container {record.name} is not paused")
-    launch.runtime_for(engine, record).resume(record.id)
+    _cgroup(engine, record).thaw()
     os.unlink(f"{status.run_dir(engine.root, record.id)}/paused")
     journal.record(engine.root, "container", "unpause", record.id, {"name": record.name})
+
+
+def _cgroup(engine: Engine, record: ContainerRecord) -> Cgroup:
+    started = status.launch_record(engine.root, record.id)
+    assert started is not None, "a running container has a launch record"
+    return Cgroup(started["cgroup"])

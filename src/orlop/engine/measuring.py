@@ -1,0 +1,117 @@
+"""What a running container uses, and which processes it has."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from orlop.engine import status
+from orlop.engine.requests import Stats
+from orlop.linux.cgroups import Cgroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop.engine.core import Engine
+    from orlop.store.containers import ContainerRecord
+
+_SPAN = 0.5  # seconds over which CPU use is measured
+
+
+def sample(engine: Engine, record: ContainerRecord) -> Stats:
+    """One sample. A container that does not run uses nothing, as docker shows it."""
+    started = status.launch_record(engine.root, record.id)
+    if started is None or not status.status_of(engine.root, record).running:
+        return _nothing(record)
+    cgroup = Cgroup(started["cgroup"])
+    first, at = cgroup.stats(), time.monotonic_ns()
+    time.sleep(_SPAN)
+    then, passed = cgroup.stats(), time.monotonic_ns() - at
+    memory = then["memory"]
+    limit = memory["limit"] if memory["limit"] > 0 else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    used = max(0, memory["usage"] - memory["inactive_file"])
+    received, sent = _network(started["pid"])
+    return Stats(
+        id=record.id,
+        name=record.name,
+        cpu_percent=100.0 * (then["cpu"]["usage"] - first["cpu"]["usage"]) / passed,
+        memory_usage=used,
+        memory_limit=limit,
+        memory_percent=100.0 * used / limit,
+        network_rx=received,
+        network_tx=sent,
+        block_read=then["blkio"]["read_bytes"],
+        block_write=then["blkio"]["write_bytes"],
+        pids=then["pids"]["current"],
+    )
+
+
+def _nothing(record: ContainerRecord) -> Stats:
+    return Stats(
+        id=record.id,
+        name=record.name,
+        cpu_percent=0.0,
+        memory_usage=0,
+        memory_limit=0,
+        memory_percent=0.0,
+        network_rx=0,
+        network_tx=0,
+        block_read=0,
+        block_write=0,
+        pids=0,
+    )
+
+
+def _network(pid: int) -> tuple[int, int]:
+    """Bytes received and sent by all links but loopback, as the process' own namespace counts them."""
+    received = sent = 0
+    try:
+        with open(f"/proc/{pid}/net/dev", encoding="ascii") as file:
+            lines = file.readlines()[2:]
+    except OSError:
+        return 0, 0  # it ended meanwhile
+    for line in lines:
+        name, _, numbers = line.partition(":")
+        fields = numbers.split()
+        if name.strip() != "lo" and len(fields) >= 9:
+            received += int(fields[0])
+            sent += int(fields[8])
+    return received, sent
+
+
+def processes(engine: Engine, record: ContainerRecord) -> list[dict[str, Any]]:
+    """The processes, oldest first: UID, PID, PPID, C, STIME, TTY, TIME, CMD, as `docker top` names them."""
+    status.require_running(status.status_of(engine.root, record), record.name, "list")
+    started = status.launch_record(engine.root, record.id)
+    assert started is not None
+    found = []
+    for pid in Cgroup(started["cgroup"]).pids():
+        try:
+            found.append(_process(pid))
+        except OSError:
+            continue  # it ended while we looked
+    return found
+
+
+def _process(pid: int) -> dict[str, Any]:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b") ")[2].split()
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        name = file.read().strip()
+    ticks = os.sysconf("SC_CLK_TCK")
+    with open("/proc/uptime", encoding="ascii") as file:
+        started = time.time() - float(file.read().split()[0]) + int(fields[19]) / ticks
+    spent = (int(fields[11]) + int(fields[12])) // ticks
+    return {
+        "UID": str(os.stat(f"/proc/{pid}").st_uid),
+        "PID": str(pid),
+        "PPID": fields[1].decode(),
+        "C": "0",
+        "STIME": time.strftime("%H:%M", time.localtime(started)),
+        "TTY": "?" if fields[4] == b"0" else f"pts/{int(fields[4]) & 0xFF}",
+        "TIME": f"{spent // 3600:02d}:{spent // 60 % 60:02d}:{spent % 60:02d}",
+        "CMD": command or f"[{name}]",
+    }
