@@ -119,7 +119,7 @@ def _not_json(what: str, text: str, at: int) -> str:
 
 def _deeper_than(value: object, levels: int) -> bool:
     level: list[Any] = [value] if isinstance(value, (dict, list)) else []
-    while level and levels >= 0:
+    while level and levels > 0:
         levels -= 1
         below: list[Any] = []
         for node in level:

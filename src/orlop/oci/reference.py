@@ -202,9 +202,7 @@ def _check_repository(text: str, repository: str) -> None:
         if not word:
             raise _wrong(f"{text!r} has an empty word in its path")
         if word[0] not in _LOWER or word[-1] not in _LOWER:
-            raise _wrong(
-                text, f"{text!r} has the word {word!r}; words of a name start and end with a letter or a digit"
-            )
+            raise _wrong(f"{text!r} has the word {word!r}; words of a name start and end with a letter or a digit")
         _check_word(text, word)
 
 

@@ -164,6 +164,9 @@ class Database:
             hint="use that orlop again, or another --root",
         )
 
+    def _reading_only(self) -> OrlopError:
+        return FailedPrecondition(f"{self.path} cannot be changed inside a reading transaction")
+
     def _begin(self, how: str) -> engine.Connection:
         lock = self._own_lock()
         lock.acquire()
@@ -173,7 +176,7 @@ class Database:
                 _patiently(connection, how)
                 self._reads = how == "BEGIN"
             elif self._reads and how != "BEGIN":
-                raise FailedPrecondition(f"{self.path} cannot be changed inside a reading transaction")
+                raise self._reading_only()  # noqa: TRY301  # the lock is given back below, whatever fails
         except engine.Error as error:
             lock.release()
             raise self._explained(error) from error
