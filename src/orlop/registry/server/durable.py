@@ -90,7 +90,7 @@ def keep(root: str, upload: str, digest: Digest, blob: str) -> None:
             sync_folder(os.path.dirname(content))
         except FileExistsError:
             _heal(root, upload, content)
-        if link_blob(content, blob):
+        if link_blob(root, content, blob):
             return
 
 
@@ -103,12 +103,12 @@ def _heal(root: str, upload: str, content: str) -> None:
             os.rename(beside, content)
 
 
-def link_blob(content: str, blob: str) -> bool:
-    """Link `content` as `blob` of a repository, durably. False if the content is gone."""
+def link_blob(root: str, source: str, blob: str) -> bool:
+    """Link `source` (the content, or another repository's blob) as `blob`, durably. False if it is gone."""
     folder = os.path.dirname(blob)
     make_folder(folder)
     try:
-        os.link(content, blob)
+        os.link(source, blob)
     except FileExistsError:
         return True
     except FileNotFoundError:
@@ -116,20 +116,20 @@ def link_blob(content: str, blob: str) -> bool:
     except OSError as error:
         if error.errno != errno.EMLINK:
             raise
-        _split(content)
-        return link_blob(content, blob)
+        content = f"{root}/blobs/" + "/".join(blob.split("/")[-2:])
+        _copy(root, source, content)
+        return link_blob(root, content, blob)
     sync_folder(folder)
     return True
 
 
-def _split(content: str) -> None:
-    """Give content that has all the links a file may have (65000 on ext4) a fresh copy to link to."""
-    root = content.rsplit("/blobs/", 1)[0]
+def _copy(root: str, source: str, content: str) -> None:
+    """Put a fresh copy where content has all the links a file may have (65000 on ext4); the next ones go to that."""
     beside = temporary(root)
-    with open(content, "rb") as source, open(beside, "xb", opener=_private) as target:
-        while os.copy_file_range(source.fileno(), target.fileno(), 1 << 30):
+    with open(source, "rb") as old, open(beside, "xb", opener=_private) as new:
+        while os.copy_file_range(old.fileno(), new.fileno(), 1 << 30):
             pass
-        os.fsync(target.fileno())
+        os.fsync(new.fileno())
     os.rename(beside, content)
 
 

@@ -78,10 +78,13 @@ class FileStorage:
 
     def mount(self, name: str, digest: Digest, source: str) -> bool:
         """See `storage.Storage.mount`."""
-        content = self._blob(source, digest) if source else durable.content_path(self.root, digest)
-        if not os.path.exists(content):
+        content = durable.content_path(self.root, digest)
+        if source and not os.path.exists(self._blob(source, digest)):
             return False
-        return durable.link_blob(content, self._blob(name, digest))
+        blob = self._blob(name, digest)
+        return durable.link_blob(self.root, content, blob) or bool(
+            source and durable.link_blob(self.root, self._blob(source, digest), blob)
+        )
 
     def delete_blob(self, name: str, digest: Digest) -> None:
         """See `storage.Storage.delete_blob`. Content that no repository has any more goes at once."""
@@ -305,11 +308,12 @@ def _check_layout(root: str) -> None:
 
 def _check_links(root: str) -> None:
     """Hard and symbolic links must work here."""
+    symbolic, hard = durable.temporary(root), durable.temporary(root)
     try:
-        durable.point(root, f"{root}/incoming/probe-{os.getpid()}", "VERSION")
-        os.unlink(f"{root}/incoming/probe-{os.getpid()}")
-        os.link(f"{root}/VERSION", f"{root}/incoming/probe-{os.getpid()}")
-        os.unlink(f"{root}/incoming/probe-{os.getpid()}")
+        durable.point(root, symbolic, "../VERSION")
+        os.link(f"{root}/VERSION", hard)
+        os.unlink(symbolic)
+        os.unlink(hard)
     except OSError as error:
         raise FailedPrecondition(
             f"the file system of {root} has no hard or symbolic links ({error.strerror})",
