@@ -1,0 +1,1 @@
+"""From a Dockerfile and a folder to an image; and images from this machine's own programs."""
