@@ -1,13 +1,14 @@
 """The default config.json of a container (runtime-spec v1.2): what every container gets before anybody asks for more.
 
-The engine fills in `process`, `root`, `hostname`, the container's own mounts, limits and the seccomp profile. Facts (mounts,
-masked paths, capabilities) are docker's, so that images behave as their authors saw them behave.
+The engine fills in `process`, `root`, `hostname`, the container's own mounts, limits and the seccomp profile. Facts
+(mounts, masked paths, capabilities) are docker's, so that images behave as their authors saw them behave.
 """
 
 from __future__ import annotations
 
 import os
 
+from orlop.errors import NotFound
 from orlop.linux import capabilities
 from orlop.oci import jsontext, runtime_spec
 
@@ -120,22 +121,29 @@ def default_spec(*, rootless: bool = False) -> dict[str, Any]:
     return spec
 
 
+def raw(bundle: str) -> bytes:
+    """The bytes of the bundle's config.json; NotFound when there is none."""
+    path = os.path.join(bundle, "config.json")
+    try:
+        with open(path, "rb") as file:
+            return file.read(LIMIT + 1)
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"there is no {path}", hint="a bundle is a folder with a config.json and a root file system"
+        ) from error
+
+
 def load(bundle: str) -> dict[str, Any]:
     """The checked config.json of the bundle in the folder `bundle`.
 
     NotFound when there is none, InvalidArgument when it is not one that can be meant.
     """
-    path = os.path.join(bundle, "config.json")
-    try:
-        with open(path, "rb") as file:
-            data = file.read(LIMIT + 1)
-    except FileNotFoundError as error:
-        from orlop.errors import NotFound
+    return parse(raw(bundle), os.path.join(bundle, "config.json"))
 
-        raise NotFound(
-            f"there is no {path}", hint="a bundle is a folder with a config.json and a root file system"
-        ) from error
-    spec = jsontext.load_object(data, what=path, limit=LIMIT)
+
+def parse(data: bytes, what: str) -> dict[str, Any]:
+    """As `load`, from the bytes of a config.json that errors call `what`."""
+    spec = jsontext.load_object(data, what=what, limit=LIMIT)
     runtime_spec.validate(spec)
     return spec
 

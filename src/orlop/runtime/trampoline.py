@@ -1,0 +1,115 @@
+"""The last step into the container: a program of some hundred bytes that executes the container's program.
+
+Between `execve` and the program's first instruction, /proc/self/exe is whatever ran before. If that were our
+interpreter, an image whose entry point is `#!/proc/self/exe` would get a handle on the host's Python, with its own
+libraries loaded into it (CVE-2019-5736). So we first execute this: an ELF file made of bytes here, in a sealed
+memfd, without libraries. The container can reach that, and nothing else. It marks the reply pipe close-on-exec,
+installs the seccomp filter where it is to see nothing but the program, and calls execve; when that fails, it writes
+the errno (32 bits, native) to the reply pipe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from orlop.linux.syscalls import MACHINE
+
+SECCOMP_FAILED = 1 << 16
+"""Bit in the written number: it was not execve but seccomp that failed."""
+
+_BASE = 0x400000
+_HEADERS = 64 + 2 * 56
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
+_F_ADD_SEALS = 1033
+_ALL_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # against further seals, shrinking, growing, writing
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 16
+
+
+def supported(machine: str = MACHINE) -> bool:
+    """Whether there is code for this machine."""
+    return machine in _ELF_MACHINES
+
+
+def image(reply_fd: int, *, seccomp: bytes = b"", seccomp_flags: int = 0, machine: str = MACHINE) -> bytes:
+    """The ELF file. Its argv is the program's path and then the program's own argv; `seccomp` is BPF code or empty."""
+    build = _x86_64 if machine == "x86_64" else _aarch64
+    draft = build(reply_fd, 0, seccomp_flags) if seccomp else build(reply_fd, None, 0)
+    data_at = (_HEADERS + len(draft) + 15) & ~15
+    code = build(reply_fd, _BASE + data_at, seccomp_flags) if seccomp else draft
+    body = code.ljust(data_at - _HEADERS, b"\0")
+    if seccomp:
+        # struct sock_fprog: the number of instructions, padding, the address of the first
+        filter_at = _BASE + data_at + 16
+        body += (len(seccomp) // 8).to_bytes(8, "little") + filter_at.to_bytes(8, "little") + seccomp
+    size = _HEADERS + len(body)
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += _little(2, 2) + _little(_ELF_MACHINES[machine], 2) + _little(1, 4)
+    header += _little(_BASE + _HEADERS, 8) + _little(64, 8) + bytes(8 + 4)
+    header += _little(64, 2) + _little(56, 2) + _little(2, 2) + bytes(6)
+    load = _little(1, 4) + _little(5, 4) + bytes(8) + _little(_BASE, 8) * 2 + _little(size, 8) * 2 + _little(0x10000, 8)
+    stack = _little(0x6474E551, 4) + _little(6, 4) + bytes(40) + _little(16, 8)
+    return header + load + stack + body
+
+
+def _little(value: int, size: int) -> bytes:
+    return value.to_bytes(size, "little")
+
+
+def _x86_64(fd: int, fprog: int | None, flags: int) -> bytes:
+    def mov(register: int, value: int) -> bytes:  # mov r32, imm32
+        return bytes((0xB8 + register,)) + _little(value, 4)
+
+    eax, edx, esi, edi = 0, 2, 6, 7
+    syscall = b"\x0f\x05"
+    start = mov(edi, fd) + mov(esi, 2) + mov(edx, 1) + mov(eax, 72) + syscall  # fcntl(fd, F_SETFD, FD_CLOEXEC)
+    execute = bytes.fromhex("488b0424 488b7c2408 488d742410 488d54c410")  # rax=argc rdi=argv[0] rsi=argv+1 rdx=envp
+    execute += mov(eax, 59) + syscall + b"\xf7\xd8"  # execve; neg eax
+    report = b"\x50\x48\x89\xe6"  # push rax; mov rsi, rsp
+    report += mov(edx, 4) + mov(edi, fd) + mov(eax, 1) + syscall  # write(fd, rsp, 4)
+    report += mov(edi, 127) + mov(eax, 231) + syscall  # exit_group(127)
+    if fprog is None:
+        return start + execute + report
+    install = mov(edi, 1) + mov(esi, flags) + mov(edx, fprog) + mov(eax, 317) + syscall
+    failed = b"\xf7\xd8\x0d" + _little(SECCOMP_FAILED, 4) + b"\xeb" + bytes((len(execute),))  # neg; or; jmp to report
+    install += b"\x48\x85\xc0\x79" + bytes((len(failed),)) + failed  # test rax, rax; jns over it
+    return start + install + execute + report
+
+
+def _aarch64(fd: int, fprog: int | None, flags: int) -> bytes:
+    def mov(register: int, value: int) -> list[int]:  # movz + movk: 32 bits
+        return [
+            0xD2800000 | (value & 0xFFFF) << 5 | register,
+            0xF2A00000 | (value >> 16) << 5 | register,
+        ]
+
+    svc = [0xD4000001]
+    start = mov(0, fd) + mov(1, 2) + mov(2, 1) + mov(8, 25) + svc
+    # ldr x9,[sp]; ldr x0,[sp,8]; add x1,sp,16; add x2,sp,16; add x2,x2,x9,lsl 3
+    execute = [0xF94003E9, 0xF94007E0, 0x910043E1, 0x910043E2, 0x8B090C42, *mov(8, 221), *svc, 0x4B0003E0]
+    # str w0,[sp,-16]!; mov x1,sp
+    report = [0xB81F0FE0, 0x910003E1, *mov(0, fd), *mov(2, 4), *mov(8, 64), *svc, *mov(0, 127), *mov(8, 94), *svc]
+    install: list[int] = []
+    if fprog is not None:
+        install = mov(0, 1) + mov(1, flags) + mov(2, fprog) + mov(8, 277) + svc
+        # tbz x0,63 over the next three; neg w0,w0; orr w0,w0,0x10000; b report
+        install += [0xB6F80000 | 4 << 5, 0x4B0003E0, 0x32100000, 0x14000000 | len(execute) + 1]
+    return b"".join(_little(word, 4) for word in start + install + execute + report)
+
+
+def sealed(data: bytes) -> int:
+    """A descriptor of an executable memfd with `data` that nobody can ever change; OSError where memfds may not run."""
+    flags = _MFD_CLOEXEC | _MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create("orlop-exec", flags | _MFD_EXEC)
+    except OSError:
+        fd = os.memfd_create("orlop-exec", flags)  # before Linux 6.3 every memfd may be executed
+    try:
+        os.write(fd, data)
+        os.fchmod(fd, 0o555)
+        fcntl.fcntl(fd, _F_ADD_SEALS, _ALL_SEALS)
+        # the writable descriptor counts as a writer while it is open, and a file being written cannot be executed
+        readable = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(fd)
+    return readable
