@@ -1,42 +1,362 @@
 """Start a container, stay joined to it, and settle it when it has ended.
 
-A start is: bundle on disk -> shim (create) -> network -> launch record -> program let go. Everything before the launch record
-is undone by `settle` if we die; what a start lends (an address, ports, the runtime's state, run files) is given back by it too.
+A start is: small files and bundle on disk -> shim (create) -> network -> launch record -> the program is let go. What a
+start borrows (an address, ports, a cgroup, the runtime's state, run files) `give_back` returns, whether the start failed
+half way, the program ended, or the machine's last word was SIGKILL.
 """
 
 from __future__ import annotations
 
-from orlop.engine import status
-from orlop.runtime import attach as attachment
+import os
+import time
+
+from orlop.engine import attaching, bundle, journal, status
+from orlop.errors import NotFound, OrlopError
+from orlop.runtime import exit as exit_record
+from orlop.runtime.request import RootMount, ShimRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from orlop.engine.core import Engine
     from orlop.engine.requests import Stdio
     from orlop.events import Report
+    from orlop.layers.snapshots import Snapshot
+    from orlop.runtime.attach import Session
+    from orlop.runtime.records import ExitRecord
     from orlop.store.containers import ContainerRecord
+
+DETACHED = 0
+"""What `attach` returns when the user let go and the program runs on."""
 
 _RESTART_DELAY = 0.1  # seconds before the first restart; doubled each time, as docker does
 _RESTART_DELAY_MAX = 60.0
 _RUN_LONG_ENOUGH = 10.0  # seconds after which a program counts as started, and the delay begins anew
+_KEPT_EXITS = 3600.0  # seconds that the exit of an auto-removed container is kept for whoever waits
 
 
 def start(engine: Engine, record: ContainerRecord, stdio: Stdio | None, report: Report) -> int | None:
-    """Start a container that does not run. With `stdio`, returns the exit code; None when detached."""
+    """Start a container that does not run. With `stdio`, returns the exit code when it ends; None when detached."""
     root = engine.root
+    session: Session | None = None
     with root.lock(f"container-{record.id}"):
         now = status.status_of(root, record)
         if now.running:
             return None
         if not now.settled:
-            _give_back(engine, record)
-        session = attachment.Session(stdio, tty=record.config["tty"]) if stdio else None
+            _record_end(engine, record, exit_record.read(status.run_dir(root, record.id)))
+            give_back(engine, record)
+        record = root.state.containers.find(record.namespace, record.id)
         try:
-            _launch(engine, record, session, report)
+            session = launch(engine, record, _snapshot(engine, record, report), stdio, report)
         except BaseException as error:
-            _give_back(engine, record)
+            give_back(engine, record)
             _remember_failure(engine, record, error)
             raise
-    if session is None:
-        return None
-    return _join(engine, record, session)
+    journal.record(root, "container", "start", record.id, {"name": record.name, "image": record.image_name})
+    return None if session is None else _stay(engine, record, session)
+
+
+def launch(
+    engine: Engine,
+    record: ContainerRecord,
+    snapshot: Snapshot,
+    stdio: Stdio | None,
+    report: Report,
+    *,
+    transient: bool = False,
+) -> Session | None:
+    """Start the program; returns the session that `stdio` is joined to it by, None without.
+
+    `transient` is for what has no record (a build's step): nothing is logged, and nothing runs after its end.
+    """
+    run = status.run_dir(engine.root, record.id)
+    os.makedirs(run, mode=0o700, exist_ok=True)
+    plan = attaching.plan(engine, record)
+    made = bundle.write_bundle(engine, record, snapshot, plan.files, plan.hostname)
+    request = _shim_request(engine, record, made, snapshot, stdio, transient=transient)
+    session, other_end = _session(stdio, tty=record.config["tty"])
+    try:
+        with engine.spawner.spawn(request, attach=other_end) as handle:
+            first = handle.wait_namespaces()
+            network = attaching.attach(engine, record, plan, first.pid, report)
+            handle.wait_created()
+            status.write_json(
+                f"{run}/launch.json",
+                {
+                    "pid": first.pid,
+                    "ticks": first.ticks,
+                    "shim_pid": handle.shim_pid,
+                    "shim_ticks": _ticks(handle.shim_pid),
+                    "started": time.time_ns(),
+                    "cgroup": made.cgroup,
+                    "network": network,
+                },
+            )
+            handle.start()
+    except BaseException:
+        if session is not None:
+            session.close()
+        raise
+    finally:
+        if other_end >= 0:
+            os.close(other_end)
+    return session
+
+
+def _ticks(pid: int) -> int:
+    from orlop.linux import process
+
+    try:
+        return process.start_ticks(pid)
+    except ProcessLookupError:
+        return 0
+
+
+def _session(stdio: Stdio | None, *, tty: bool) -> tuple[Session | None, int]:
+    """A foreground client's session, and the descriptor for the shim's side of it."""
+    if stdio is None:
+        return None, -1
+    import _socket
+
+    from orlop.runtime.attach import Session
+
+    mine, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    session = Session(
+        mine.detach(),
+        stdin=stdio.stdin,
+        stdout=stdio.stdout,
+        stderr=stdio.stderr,
+        terminal=tty,
+        detach_keys=stdio.detach_keys,
+        proxy_signals=stdio.proxy_signals,
+        settles=True,
+    )
+    return session, other.detach()
+
+
+def root_mount(engine: Engine, snapshot: Snapshot, *, volatile: bool = False) -> RootMount:
+    """The container's root as the shim mounts it, in a mount namespace of its own."""
+    (step,) = engine.snapshotter.mounts(snapshot, volatile=volatile)
+    return RootMount(
+        fstype=step.fstype,
+        source=step.source,
+        lowers=step.lowers,
+        upper=step.upper,
+        work=step.work,
+        options=step.options,
+    )
+
+
+def _snapshot(engine: Engine, record: ContainerRecord, report: Report) -> Snapshot:
+    """The container's tree; layers that a crash of the machine has made doubtful are unpacked again first."""
+    try:
+        return engine.snapshotter.get(record.id)
+    except NotFound:
+        image = engine.root.state.images.get(record.namespace, record.image)
+        if image is None:
+            raise
+        from orlop.engine.storage import unpack_image
+
+        with engine.root.lease() as lease:
+            unpack_image(engine, image, lease, report)
+        return engine.snapshotter.get(record.id)
+
+
+def _shim_request(
+    engine: Engine,
+    record: ContainerRecord,
+    made: bundle.Bundle,
+    snapshot: Snapshot,
+    stdio: Stdio | None,
+    *,
+    transient: bool,
+) -> ShimRequest:
+    config = record.config
+    run = status.run_dir(engine.root, record.id)
+    settings = engine.settings
+    program = config["runtime"] or settings.runtime
+    logs = not transient and config["log"]["driver"] != "none"
+    if logs:
+        os.makedirs(status.data_dir(engine.root, record.id), mode=0o700, exist_ok=True)
+    return ShimRequest(
+        id=record.id,
+        bundle=made.path,
+        state_root=f"{engine.root.run_path}/runtime",
+        shim_dir=run,
+        root=root_mount(engine, snapshot, volatile=transient),
+        terminal=config["tty"],
+        console_size=_console_size(stdio) if config["tty"] else (0, 0),
+        open_stdin=config["stdin"],
+        stdin_once=stdio is not None,
+        log_path=f"{status.data_dir(engine.root, record.id)}/log.json" if logs else "",
+        log_format="json-file" if logs else "none",
+        log_max_size=config["log"]["max_size"],
+        log_max_files=config["log"]["max_files"],
+        exit_argv=() if transient else _exit_command(engine, record),
+        environment=settings.environ,
+        runtime=(program,) if program and program != "orlop" else (),
+    )
+
+
+def _exit_command(engine: Engine, record: ContainerRecord) -> tuple[str, ...]:
+    """What the shim runs after the end, in a fresh process."""
+    settings = engine.settings
+    where = ("--root", settings.root, "--run-root", settings.run_root)
+    return (*settings.program, *where, "internal", "settle", record.namespace, record.id)
+
+
+def _console_size(stdio: Stdio | None) -> tuple[int, int]:
+    from orlop.linux import terminal
+
+    if stdio is not None and os.isatty(stdio.stdout):
+        return terminal.window_size(stdio.stdout)
+    return (0, 0)
+
+
+def _stay(engine: Engine, record: ContainerRecord, session: Session) -> int:
+    """Stay joined until the program ends, then settle it ourselves and tell the shim that we did."""
+    try:
+        ended = session.run()
+        if ended is None:
+            return DETACHED
+        _settle_now(engine, record.id, ended)
+        session.settled()
+    finally:
+        session.close()
+    return ended.code
+
+
+def attach(engine: Engine, record: ContainerRecord, stdio: Stdio) -> int:
+    """Join a program that runs already; its exit code, or DETACHED. Its shim settles it."""
+    from orlop.runtime import attach as attachment
+
+    session = attachment.Session(
+        attachment.connect(status.run_dir(engine.root, record.id)),
+        stdin=stdio.stdin if record.config["stdin"] else -1,
+        stdout=stdio.stdout,
+        stderr=stdio.stderr,
+        terminal=record.config["tty"],
+        detach_keys=stdio.detach_keys,
+        proxy_signals=stdio.proxy_signals,
+        settles=False,
+    )
+    try:
+        ended = session.run()
+    finally:
+        session.close()
+    return DETACHED if ended is None else ended.code
+
+
+def settle(engine: Engine, container: str, *, restart: bool = False, report: Report | None = None) -> None:
+    """After the end: record it, give back what was lent; then remove or (`restart`) start again, as was asked."""
+    ended = exit_record.read(status.run_dir(engine.root, container))
+    record = _settle_now(engine, container, ended)
+    if record is None or not restart:
+        return
+    from orlop.layers import unpack
+
+    if _wants_restart(record):
+        time.sleep(min(_RESTART_DELAY * 2 ** min(record.state.get("quick", 0), 10), _RESTART_DELAY_MAX))
+        start(engine, record, None, report or (lambda _: None))
+    else:
+        unpack.settle(engine.root)  # nobody waits for this process, so this is where trees are brought to disk
+
+
+def _settle_now(engine: Engine, container: str, ended: ExitRecord | None) -> ContainerRecord | None:
+    """Settle once; None when there is nothing left of the container."""
+    from orlop.engine import creation
+
+    root = engine.root
+    with root.lock(f"container-{container}"):
+        record = root.state.containers.get(container)
+        if record is None:
+            return None
+        if status.launch_record(root, container) is None:
+            return record  # somebody else has settled it
+        if status.status_of(root, record).running:
+            return None
+        removing = record.config["auto_remove"]
+        if removing:
+            _keep_exit(engine, record, ended)
+        else:
+            record = _record_end(engine, record, ended)
+        give_back(engine, record)
+        if removing:
+            creation.remove(engine, record, volumes=True)
+            return None
+    return record
+
+
+def _record_end(engine: Engine, record: ContainerRecord, ended: ExitRecord | None) -> ContainerRecord:
+    """Write how it ended into the container's record; the truth is that we may not know."""
+    now = status.status_of(engine.root, record)
+    code = ended.code if ended else status.UNKNOWN_EXIT
+    finished = ended.finished if ended else time.time_ns()
+    journal.record(engine.root, "container", "die", record.id, {"name": record.name, "exitCode": str(code)})
+
+    def change(state: dict[str, Any]) -> dict[str, Any]:
+        quick = (finished - now.started) / 1e9 < _RUN_LONG_ENOUGH
+        return state | {
+            "exit_code": code,
+            "started": now.started,
+            "finished": finished,
+            "oom": bool(ended and ended.oom_killed),
+            "error": "" if ended else "its monitor was killed, so how the program ended is unknown",
+            "restarts": state.get("restarts", 0),
+            "quick": state.get("quick", 0) + 1 if quick else 0,
+        }
+
+    return engine.root.state.containers.update_state(record.id, change)
+
+
+def _keep_exit(engine: Engine, record: ContainerRecord, ended: ExitRecord | None) -> None:
+    """Leave the exit of a container that removes itself for whoever waits for it; old ones go."""
+    folder = f"{engine.root.run_path}/exits"
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    code = ended.code if ended else status.UNKNOWN_EXIT
+    finished = ended.finished if ended else time.time_ns()
+    status.write_json(f"{folder}/{record.id}.json", {"exit_code": code, "finished": finished})
+    journal.record(engine.root, "container", "die", record.id, {"name": record.name, "exitCode": str(code)})
+    for name in os.listdir(folder):
+        try:
+            if os.stat(f"{folder}/{name}").st_mtime < time.time() - _KEPT_EXITS:
+                os.unlink(f"{folder}/{name}")
+        except FileNotFoundError:
+            continue
+
+
+def _wants_restart(record: ContainerRecord) -> bool:
+    policy, state = record.config["restart"], record.state
+    if state.get("stopped_by_user") or policy["name"] == "no":
+        return False
+    if policy["name"] == "on-failure":
+        return state.get("exit_code", 0) != 0 and (not policy["max"] or state.get("restarts", 0) < policy["max"])
+    return True
+
+
+def give_back(engine: Engine, record: ContainerRecord) -> None:
+    """Return everything that a start borrowed. Safe to do twice, and on what was never started."""
+    from orlop.runtime import lifecycle
+    from orlop.store.collect import discard
+
+    root = engine.root
+    attaching.detach(engine, record)
+    try:
+        lifecycle.delete(record.id, state_root=f"{root.run_path}/runtime", force=True)
+    except NotFound:
+        pass  # the shim has removed it
+    run = status.run_dir(root, record.id)
+    if os.path.lexists(run):
+        discard(root, run)
+
+
+def _remember_failure(engine: Engine, record: ContainerRecord, error: BaseException) -> None:
+    """A start that failed is told by `inspect`, as docker does."""
+    code = getattr(error, "exit_code", None) or 128
+    text = error.message if isinstance(error, OrlopError) else type(error).__name__
+    try:
+        engine.root.state.containers.update_state(record.id, lambda state: state | {"error": text, "exit_code": code})
+    except NotFound:
+        return  # it was removed meanwhile

@@ -75,6 +75,7 @@ def unpack_image(
         )
 
     def progress(action: str, digest: str, current: int, total: int) -> None:
-        report(Event(action=f"pull.{action}", subject=digest, current=current, total=total))
+        word = {"progress": "layer", "exists": "exists", "unpacked": "unpacked"}[action]
+        report(Event(action=f"pull.{word}", subject=digest, current=current, total=total))
 
     return unpack.unpack(engine.root, record.layers, opener or missing, lease, progress=progress)

@@ -1,0 +1,171 @@
+"""Builds: what the build room asks for (images, execution, names) comes from the engine's other nouns."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.engine import journal
+from orlop.engine.requests import Built, Prune, Pull, Removed
+from orlop.errors import InvalidArgument, NotFound
+from orlop.events import ignore
+from orlop.oci.reference import Reference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.build.protocols import BaseImage, Resolve
+    from orlop.build.solve import BuildRequest
+    from orlop.build.solve import Built as Made
+    from orlop.engine.core import Engine
+    from orlop.engine.requests import Build
+    from orlop.events import Report
+    from orlop.oci.platform import Platform
+    from orlop.store.images import ImageRecord
+
+_OWNER = "build:"  # how the build cache's pins begin
+
+
+class Builds:
+    """The verbs on builds and their cache."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._namespace = engine.settings.namespace
+
+    def build(self, request: Build, report: Report = ignore) -> Built:
+        """Build an image and name it. Afterwards all tags point at it; those that moved leave a dangling image behind."""
+        from orlop.build.solve import solve
+        from orlop.build.workspace import Workspace
+        from orlop.engine.steps import Steps
+
+        engine = self._engine
+        tags = [Reference.parse(tag) for tag in request.tags]
+        for tag in tags:
+            if tag.digest:
+                raise InvalidArgument(f"-t {tag.familiar} names a digest, which is not a tag", hint="use NAME[:TAG]")
+        steps = Steps(engine, memory=request.memory, add_hosts=request.add_hosts)
+        with (
+            engine.root.lease() as lease,
+            Workspace(engine.root, engine.snapshotter, lease, namespace=self._namespace) as workspace,
+        ):
+            built = solve(
+                self._request(request),
+                workspace=workspace,
+                resolve=self._resolver(request, report),
+                execute=steps,
+                report=report,
+            )
+            record = self._record(built)
+            engine.images.add(record, tags)
+        journal.record(engine.root, "image", "build", record.config, {"name": tags[0].familiar if tags else ""})
+        return Built(
+            id=record.config,
+            target=record.manifest,
+            tags=tuple(tag.familiar for tag in tags),
+            warnings=built.warnings,
+        )
+
+    def _record(self, built: Made) -> ImageRecord:
+        """The image's record; its size is that of the layers' trees, where they are unpacked."""
+        from orlop.engine.storage import image_record
+
+        record = image_record(self._namespace, built.manifest, built.config)
+        known = {layer.diff_id: layer.size for layer in self._engine.root.state.layers.all()}
+        return record.replace(size=sum(known.get(layer.diff_id, layer.size) for layer in record.layers))
+
+    def _request(self, request: Build) -> BuildRequest:
+        """The build room's request: secrets read, arguments and labels as mappings."""
+        from orlop.build.solve import BuildRequest
+        from orlop.oci.platform import Platform
+
+        arguments = {name: value for name, value in request.build_args if value is not None}
+        epoch = dict(self._engine.settings.environ).get("SOURCE_DATE_EPOCH")
+        if epoch:
+            arguments.setdefault("SOURCE_DATE_EPOCH", epoch)
+        return BuildRequest(
+            context=os.path.abspath(request.context) if request.context else "",
+            dockerfile=request.dockerfile,
+            dockerfile_text=request.dockerfile_text,
+            target=request.target,
+            build_args=arguments,
+            labels=dict(text.partition("=")[::2] for text in request.labels),
+            platform=Platform.parse(request.platform) if request.platform else None,
+            no_cache=request.no_cache,
+            secrets=dict(_secret(text) for text in request.secrets),
+            network=request.network or "default",
+        )
+
+    def _resolver(self, request: Build, report: Report) -> Resolve:
+        """Images by reference: the local one, or pulled; with --pull always pulled first."""
+        engine = self._engine
+
+        def resolve(reference: Reference, platform: Platform) -> BaseImage:
+            if request.pull:
+                return self._base(self._pulled(reference, platform, report), reference)
+            try:
+                found = engine.images.find(str(reference))
+            except NotFound:
+                found = self._pulled(reference, platform, report)
+            if found.platform != str(platform.normalized()) and request.platform:
+                found = self._pulled(reference, platform, report)
+            return self._base(found, reference)
+
+        return resolve
+
+    def _pulled(self, reference: Reference, platform: Platform, report: Report) -> ImageRecord:
+        self._engine.images.pull(Pull(reference=str(reference), platform=str(platform)), report)
+        return self._engine.images.find(str(reference))
+
+    def _base(self, record: ImageRecord, reference: Reference) -> BaseImage:
+        from orlop.build.protocols import BaseImage
+        from orlop.oci.image import ImageConfig
+
+        return BaseImage(
+            reference=str(reference),
+            config=ImageConfig.from_json(record.config_json),
+            layers=record.layers,
+            manifest=record.manifest,
+        )
+
+    def cache_size(self) -> tuple[int, int]:
+        """Entries of the build cache, and the bytes that only it keeps (what a prune of it would free)."""
+        pins = self._engine.root.state.pins.all(self._namespace)
+        owners = {pin.owner for pin in pins if pin.owner.startswith(_OWNER)}
+        if not owners:
+            return 0, 0
+        held = {pin.key for pin in pins}
+        used = {
+            key
+            for record in self._engine.root.state.images.all(self._namespace)
+            for layer in record.layers
+            for key in (layer.diff_id, layer.digest)
+        }
+        layers = {layer.key: layer.size for layer in self._engine.root.state.layers.all()}
+        only = held - used
+        content = self._engine.root.content
+        size = sum(layers.get(key, 0) or (content.size(key) if key in content else 0) for key in only)
+        return len(owners), size
+
+    def prune(self, request: Prune = Prune()) -> Removed:
+        """Forget the build cache; what only it kept is freed by the collection that follows."""
+        from orlop.build import keys
+        from orlop.store.collect import collect
+
+        root = self._engine.root
+        for owner in {pin.owner for pin in root.state.pins.all(self._namespace) if pin.owner.startswith(_OWNER)}:
+            root.state.pins.drop(self._namespace, owner)
+        if request.all:
+            root.cache.delete_bucket(keys.STEPS)
+        return Removed(actions=(), reclaimed=collect(root).bytes)
+
+
+def _secret(text: str) -> tuple[str, bytes]:
+    """`--secret id=NAME,src=FILE`."""
+    fields = dict(part.partition("=")[::2] for part in text.split(","))
+    name, source = fields.get("id", ""), fields.get("src") or fields.get("source", "")
+    if not name or not source:
+        raise InvalidArgument(f"--secret {text!r} is not id=NAME,src=FILE", hint="e.g. --secret id=token,src=token.txt")
+    try:
+        with open(source, "rb") as file:
+            return name, file.read()
+    except OSError as error:
+        raise NotFound(f"secret {name}: {source} cannot be read: {error.strerror}") from error
