@@ -110,3 +110,30 @@ def context(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def registry(orlop: Orlop) -> Iterator[str]:
+    """A registry of our own on a free loopback port, with a user; the fixture's root is logged in."""
+    htpasswd = orlop.folder / "htpasswd"
+    orlop("registry", "user", "add", "--htpasswd", str(htpasswd), "--password-stdin", "sailor", stdin=b"hunter2hunter2")
+    server = subprocess.Popen(
+        [*orlop.program, "registry", "serve", "--addr", "127.0.0.1:0", "--root", str(orlop.folder / "registry"),
+         "--htpasswd", str(htpasswd)],
+        env=orlop.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        address = ""
+        for line in server.stdout:
+            if b"listening on" in line:
+                address = line.decode().split("//")[1].split()[0].rstrip("/")
+                break
+        assert address, "the registry did not start"
+        orlop("login", "-u", "sailor", "--password-stdin", address, stdin=b"hunter2hunter2")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+        if server.stdout:
+            server.stdout.close()

@@ -1,12 +1,13 @@
 """Start a container, stay joined to it, and settle it when it has ended.
 
 A start is: small files and bundle on disk -> shim (create) -> network -> launch record -> the program is let go. What a
-start borrows (an address, ports, a cgroup, the runtime's state, run files) `give_back` returns, whether the start failed
-half way, the program ended, or the machine's last word was SIGKILL.
+start borrows (an address, ports, a cgroup, the runtime's state, run files) `give_back` returns, whether the start
+failed half way, the program ended, or we were killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -343,10 +344,8 @@ def give_back(engine: Engine, record: ContainerRecord) -> None:
 
     root = engine.root
     attaching.detach(engine, record)
-    try:
+    with contextlib.suppress(NotFound):  # the shim removes it, too
         lifecycle.delete(record.id, state_root=f"{root.run_path}/runtime", force=True)
-    except NotFound:
-        pass  # the shim has removed it
     run = status.run_dir(root, record.id)
     if os.path.lexists(run):
         discard(root, run)

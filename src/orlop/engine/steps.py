@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import launch, names, options
+from orlop.engine import names, options
 from orlop.engine.requests import CreateContainer, Stdio
 from orlop.events import ignore
 from orlop.store.containers import ContainerRecord
@@ -31,6 +31,8 @@ class Steps:
 
     def __call__(self, step: ExecStep, output: Callable[[bytes], None]) -> int:
         """Run one step to its end; its exit code."""
+        from orlop.engine import launch  # a build in which nothing runs does not load the runtime
+
         record = self._record(step)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
