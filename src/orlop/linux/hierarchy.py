@@ -1,4 +1,4 @@
-"""Where the control groups of this host are: the mounts, the path a container's cgroup may have, and small-file access."""
+"""Where the control groups of this host are: mounts, the paths that containers may have, access to small files."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def read(path: str) -> str:
 
 
 def write(path: str, value: str) -> None:
+    """Write a control file in one call; OSError as the kernel answers."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())

@@ -1,7 +1,7 @@
 """Resource limits: a runtime-spec `linux.resources` as the ordered file writes of cgroup v1 or v2. Pure.
 
-Sources: runtime-spec config-linux.md "Control groups", the kernel's cgroup-v1/*.rst and cgroup-v2.rst, and what crun and
-runc do. Nothing here asks what this machine can do, so that what it cannot run is still right.
+Sources: runtime-spec config-linux.md "Control groups", the kernel's cgroup-v1/*.rst and cgroup-v2.rst, and what crun
+and runc do. Nothing here asks what this machine can do, so that what it cannot run is still right.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _NO_SWAP = "this kernel does not account swap, so the limit on memory and swap t
 class Write(Value):
     """One value for one control file, to be written in the order of the list.
 
-    `otherwise` are (file, value) pairs to try in turn where `file` does not exist. Where none exists, `optional` (if not
-    empty) is the warning to give instead of failing.
+    `otherwise` are (file, value) pairs to try in turn where `file` does not exist. Where none exists, `optional` (if
+    not empty) is the warning to give instead of failing.
     """
 
     controller: str

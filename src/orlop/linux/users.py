@@ -88,9 +88,9 @@ def lookup(
 ) -> Identity:
     """Who USER `user_spec` ("", name, uid, name:group, uid:gid...) means in a tree with these files.
 
-    None is a missing file; `etc` is where they were, for messages. An empty user is root. NotFound names an unknown name
-    and the file it is not in; InvalidArgument an id out of range. Supplementary groups are those that list the user's
-    name, unless a group was asked for.
+    None is a missing file; `etc` is where they were, for messages. An empty user is root. NotFound names an unknown
+    name and the file it is not in; InvalidArgument an id out of range. Supplementary groups are those that list the
+    user's name, unless a group was asked for.
     """
     user, _, wanted_group = user_spec.partition(":")
     entry = _find_user(user or "0", passwd, f"{etc}/passwd")
