@@ -23,8 +23,8 @@ class FileLock:
     """A lock on a file, made if missing. `with` it, or `acquire` and `release`.
 
     Two FileLocks on one file exclude each other within a process as well as between processes. The file stays, unless
-    it is `removable`: then whoever holds it may remove or rename it, and a lock won on a file that is gone counts for
-    nothing. All users of one file must agree on that.
+    it is `removable`: then whoever holds it may remove or rename it, which gives the lock up; a lock won on a file that
+    is gone counts for nothing. All users of one file must agree on that.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class FileLock:
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
     def remove(self) -> None:
-        """Remove the file of a removable lock that is held."""
+        """Remove the file of a removable lock that is held; from then on it excludes nobody."""
         try:
             os.unlink(self._path)
         except FileNotFoundError:
