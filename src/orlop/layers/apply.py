@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from orlop.errors import DataLoss, InvalidArgument, ResourceExhausted
 from orlop.layers import faults, tar, whiteouts
+from orlop.layers.merged import ROOT_XATTR
 from orlop.layers.site import Site
 from orlop.layers.tarformat import MAX_DEPTH, MAX_NAME, HeaderTooLarge
 from orlop.oci.digest import Digest, hasher
@@ -43,10 +44,6 @@ class Applied(Value):
     warnings: tuple[str, ...] = ()
 
 
-ROOT_XATTR = "user.orlop.root"
-"""On the root of a layer's tree, "implicit": the archive had no entry for it, lower layers say its mode and owner."""
-
-
 def apply(
     chunks: Iterable[bytes],
     target: str,
@@ -56,9 +53,9 @@ def apply(
     userxattr: bool = False,
     algorithm: str = "sha256",
 ) -> Applied:
-    """Unpack a layer (a tar stream, already decompressed) into the empty directory `target`.
+    """Unpack a layer (a tar stream, decompressed) into the empty directory `target`.
 
-    `below` are the trees of the lower layers, uppermost first; () says that there are none, None that they are not known.
+    `below` are the trees of the lower layers, uppermost first; () says there are none, None that they are not known.
     Raises DataLoss, InvalidArgument, ResourceExhausted or PermissionDenied naming the entry; `target` is then partial.
     """
     from orlop.layers.streams import Aside  # threading is not for those who only want the values above (2 ms)

@@ -11,14 +11,15 @@ import errno
 import os
 import stat
 
+from orlop.layers import whiteouts
 from orlop.linux import safepath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeAlias
 
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
 _HIDDEN = frozenset((errno.ENOTDIR, errno.ELOOP))
 
 
@@ -79,8 +80,7 @@ def look(trees: Sequence[str], name: str) -> tuple[str, os.stat_result] | None:
                 info = os.fstat(found)
             finally:
                 os.close(found)
-            whiteout = stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
-            return None if whiteout else (tree, info)
+            return None if whiteouts.is_whiteout(info, f"{tree}/{name}") else (tree, info)
         finally:
             os.close(root)
     return None
@@ -109,12 +109,8 @@ def _closed(root: int, parent: str) -> bool:
         try:
             if stat.S_ISCHR(os.fstat(folder).st_mode):
                 return True
-            for name in _OPAQUE:
-                try:
-                    if os.getxattr(f"/proc/self/fd/{folder}", name) == b"y":
-                        return True
-                except OSError:
-                    continue
+            if whiteouts.is_opaque(f"/proc/self/fd/{folder}"):
+                return True
         finally:
             os.close(folder)
     return False
@@ -146,3 +142,55 @@ def _content(tree: str, name: str, limit: int) -> bytes:
         return b"".join(pieces)
     finally:
         os.close(file)
+
+
+ROOT_XATTR = "user.orlop.root"
+"""On the root of a layer's tree, "implicit": its archive has no entry for it, lower layers say its mode and owner."""
+
+
+def root_of(trees: Sequence[str]) -> str:
+    """The tree (of those, uppermost first) whose root directory says what the merged root is like."""
+    for tree in trees:
+        try:
+            os.getxattr(tree, ROOT_XATTR)
+        except OSError:
+            return tree
+    return trees[-1]
+
+
+if TYPE_CHECKING:
+    # Where a name of the merged view lies: the layer's tree, and the status.
+    Seen: TypeAlias = tuple[str, os.stat_result]
+
+
+def listing(trees: Sequence[str], path: str) -> dict[str, Seen]:
+    """What the directory `path` ("" is the root) of the merged view holds; `trees` are uppermost first."""
+    seen: dict[str, Seen | None] = {}
+    for tree in trees:
+        root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                folder = safepath.open_no_links(root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                if _closed(root, path):
+                    break
+                continue
+            except OSError as error:
+                if error.errno in _HIDDEN:
+                    break
+                raise
+            try:
+                for name in os.listdir(folder):
+                    if name not in seen:
+                        info = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        gone = whiteouts.is_whiteout(info, f"/proc/self/fd/{folder}/{name}")
+                        seen[name] = None if gone else (tree, info)
+                if whiteouts.is_opaque(folder):
+                    break
+            finally:
+                os.close(folder)
+            if path and _closed(root, path):
+                break
+        finally:
+            os.close(root)
+    return {name: found for name, found in seen.items() if found is not None}

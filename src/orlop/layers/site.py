@@ -1,8 +1,8 @@
 """A directory tree under construction from archive entries, where nothing an entry says can reach outside.
 
 The tree begins empty and belongs to one builder, so the builder knows which names are directories because it made
-them. A path is opened only through such directories, from the root with openat2 and no symlinks allowed; a symlink on an
-entry's way is read and resolved here, inside the tree, as a chroot would.
+them. A path is opened only through such directories, from the root with openat2 and no symlinks allowed; a symlink on
+an entry's way is read and resolved here, inside the tree, as a chroot would.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Site:
 
     def __init__(self, target: str, *, below: Sequence[str] | None, userxattr: bool = False) -> None:
         self.below = below
-        self.opaque_xattr = whiteouts.opaque_xattr(userxattr=userxattr)
+        self._userxattr = userxattr
         self.needs_below = False
         self.warnings: list[str] = []
         self._uid, self._gid = os.geteuid(), os.getegid()
@@ -138,7 +138,7 @@ class Site:
         else:
             if stat.S_ISLNK(info.st_mode):
                 return os.readlink(part, dir_fd=parent)
-            gone = whiteouts.is_whiteout(info)
+            gone = self._is_whiteout(parent, part, info)
             if not gone:
                 raise NotADirectoryError(errno.ENOTDIR, "Not a directory", here)
         if cause is None:
@@ -190,7 +190,7 @@ class Site:
         try:
             self._mkdir(parent, name, path, entry)
         except FileExistsError:
-            if whiteouts.is_whiteout(os.stat(name, dir_fd=parent, follow_symlinks=False)):
+            if self._is_whiteout(parent, name, os.stat(name, dir_fd=parent, follow_symlinks=False)):
                 self._opaque.add(path)
             os.unlink(name, dir_fd=parent)
             self._mkdir(parent, name, path, entry)
@@ -286,7 +286,7 @@ class Site:
             return None
         if stat.S_ISDIR(info.st_mode):
             raise InvalidArgument(f"a hard link to {target!r}, which is a directory")
-        if whiteouts.is_whiteout(info):
+        if self._is_whiteout(self._fd(above), name, info):
             raise InvalidArgument(f"a hard link to {target!r}, which this layer removes")
         return f"{above}/{name}" if above else name
 
@@ -312,9 +312,13 @@ class Site:
             self._opaque.add(path)
             return
         try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+            whiteouts.make_whiteout(parent, name)
         except FileExistsError:
             return
+
+    @staticmethod
+    def _is_whiteout(parent: int, name: str, info: os.stat_result) -> bool:
+        return whiteouts.is_whiteout(info, f"/proc/self/fd/{parent}/{name}")
 
     def opaque(self, path: str, entry: Entry) -> None:
         """Hide all that the lower layers have in directory `path`."""
@@ -376,7 +380,7 @@ class Site:
             if entry.xattrs:
                 self._set_xattrs(fd, entry)
             if path in self._opaque:
-                os.setxattr(fd, self.opaque_xattr, b"y")
+                whiteouts.make_opaque(fd, userxattr=self._userxattr)
             os.fchmod(fd, entry.mode)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
         finally:

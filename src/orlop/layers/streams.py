@@ -70,7 +70,7 @@ class Pipe(Generic[Item]):
         """Items until the writer finishes; raises its error in the reader's thread."""
         while True:
             with self._changed:
-                while not self._items and not self._done:
+                while not self._items and not self._done and not self._closed:
                     self._changed.wait()
                 if not self._items:
                     if self._error is not None:
@@ -107,9 +107,10 @@ class ReadAhead(Generic[Item]):
         source = iter(self._source)
         try:
             for item in source:
-                self._pipe.put(item)
-            self._pipe.finish()
-        except Stopped:
+                try:
+                    self._pipe.put(item)
+                except Stopped:
+                    break
             self._pipe.finish()
         except BaseException as error:  # noqa: BLE001  # raised again by the reader, whatever it is
             self._pipe.finish(error)
