@@ -141,7 +141,7 @@ def default_parent(hierarchy: Hierarchy | None = None) -> str:
 
 
 def check_path(path: str) -> str:
-    """The path with one slash between parts; InvalidArgument where it could mean anything outside, or the root itself."""
+    """The path with one slash between parts; InvalidArgument where it could lead outside, or is the root itself."""
     parts = [part for part in path.split("/") if part]
     if not parts or any(part in (".", "..") or "\0" in part or "\n" in part or len(part) > 255 for part in parts):
         raise InvalidArgument(

@@ -51,7 +51,7 @@ def install(program: bytes, flags: int = 0) -> int:
 
 
 def flags_of(profile: dict[str, Any]) -> int:
-    """The flags to install a profile with; SPEC_ALLOW without a `flags` field, as runc. Notifying ones get a listener."""
+    """The flags to install a profile with; SPEC_ALLOW without a `flags` field, as runc. To notify takes a listener."""
     names = profile.get("flags")
     bits = FLAGS["SECCOMP_FILTER_FLAG_SPEC_ALLOW"] if names is None else 0
     for name in names or ():

@@ -54,12 +54,10 @@ _ARCHITECTURES = {
 }
 # Known to the runtime-spec, but not to any machine we run on: their calls are answered as a strange architecture's
 _FOREIGN = frozenset(
-   
-   
-    f"SCMP_ARCH_{name}" for name
-    in (
-        "MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE S390 S390X PARISC PARISC64 RISCV64
-        LOONGARCH64" " M68K SH SHEB"
+    f"SCMP_ARCH_{name}"
+    for name in (
+        "MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE "
+        "S390 S390X PARISC PARISC64 RISCV64 LOONGARCH64 M68K SH SHEB"
     ).split()
 )
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
@@ -140,11 +138,12 @@ def _rules(profile: dict[str, Any], default: int) -> dict[str, Answer]:
         value = _return_of(rule.get("action"), rule.get("errnoRet"), "action")
         branches = [(conditions, value) for conditions in _conditions(rule.get("args") or ())]
         for name in rule.get("names") or ():
-            if name not in plain and (not branches or not branches[0][0]):
-                plain[name] = ((), value)
-            conditional.setdefault(name, [])
-            if value != default:
-                conditional[name] += [branch for branch in branches if branch[0]]
+            kept = conditional.setdefault(name, [])
+            if value == default:
+                continue
+            kept += [branch for branch in branches if branch[0]]
+            if not branches[0][0]:
+                plain.setdefault(name, ((), value))
     found: dict[str, Answer] = {}
     for name, branches in conditional.items():
         found[name] = (plain[name],) if name in plain else (*dict.fromkeys(branches), ((), default))
@@ -152,7 +151,7 @@ def _rules(profile: dict[str, Any], default: int) -> dict[str, Answer]:
 
 
 def _conditions(args: Any) -> list[tuple[Condition, ...]]:
-    """A rule's ways to match: all conditions together, or each alone where one argument is named twice; [()] without."""
+    """A rule's ways to match: all conditions, or each alone where one argument is named twice; [()] without any."""
     found: list[Condition] = []
     for one in args:
         index, op = one.get("index", 0), one.get("op")
