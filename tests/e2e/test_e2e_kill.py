@@ -112,7 +112,8 @@ def story_remove(orlop: Orlop, busybox: str, count: int) -> None:
 
 def story_build(orlop: Orlop, busybox: str, count: int, context: Callable[..., Path]) -> None:
     folder = context(
-        f"FROM {busybox}\nCOPY big /big\nRUN sleep 0.1; dd if=/dev/zero of=/made bs=1M count=4\nRUN cat /made /big > /both\n",
+        f"FROM {busybox}\nCOPY big /big\nRUN sleep 0.1; dd if=/dev/zero of=/made bs=1M count=4\n"
+        "RUN cat /made /big > /both\n",
         big="x" * 3_000_000,
     )
     whole = took(orlop, "build", "--no-cache", "-t", "b", str(folder))
@@ -169,7 +170,7 @@ def test_killed_build_soak(orlop: Orlop, busybox: str, context: Callable[..., Pa
 
 
 def test_killed_monitor_is_told(orlop: Orlop, busybox: str) -> None:
-    """When a container's monitor is killed, the container lives on; when it then ends, its exit is said to be unknown."""
+    """When a container's monitor is killed, the container lives on; how it then ends is said to be unknown."""
     orlop("run", "-d", "--name", "orphan", busybox, "sleep", "1000")
     launch = next((orlop.folder / "run/containers").glob("*/launch.json"))
     import json

@@ -1,0 +1,89 @@
+"""Networks from the command line: published ports, from here and from other hosts."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Orlop
+
+SERVE = "while :; do echo hello | nc -l -p 80; done"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(host: str, port: int, seconds: float = 20) -> bytes:
+    """What a server says, once it is there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=5) as connection:
+                data = connection.recv(100)
+                if data:
+                    return data
+        except OSError:
+            pass
+        assert time.monotonic() < deadline, f"{host}:{port} did not answer"
+        time.sleep(0.05)
+
+
+def test_published_port_from_loopback(orlop: Orlop, busybox: str) -> None:
+    """-p makes a container's port reachable on the host's loopback; `port` and `ps` show it."""
+    port = free_port()
+    orlop("run", "-d", "--name", "web", "-p", f"{port}:80", busybox, "sh", "-c", SERVE)
+
+    assert fetch("127.0.0.1", port) == b"hello\n"
+    assert f"{port}->80/tcp" in orlop("ps")
+    assert f"80/tcp -> 0.0.0.0:{port}" in orlop("port", "web")
+
+
+def test_port_in_use_names_the_container(orlop: Orlop, busybox: str) -> None:
+    """A port that another container has is refused with that container's name, and nothing is left behind."""
+    port = free_port()
+    orlop("run", "-d", "--name", "first", "-p", f"{port}:80", busybox, "sleep", "1000")
+    error = orlop.fails("run", "-d", "--name", "second", "-p", f"{port}:80", busybox, "sleep", "1000", code=125)
+
+    assert "first" in error
+    assert str(port) in error
+
+
+def test_containers_reach_each_other_by_address(orlop: Orlop, busybox: str) -> None:
+    """Two containers on the default bridge talk to each other."""
+    orlop("run", "-d", "--name", "server", busybox, "sh", "-c", SERVE)
+    address = orlop("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "server").strip()
+    out = ""
+    for _ in range(50):
+        out = orlop.run("run", "--rm", busybox, "nc", "-w", "2", address, "80").stdout
+        if out:
+            break
+    assert out == "hello\n"
+
+
+@pytest.mark.parametrize(("mode", "links"), [("none", {"lo"}), ("host", None)])
+def test_other_modes(orlop: Orlop, busybox: str, mode: str, links: set[str] | None) -> None:
+    """--network none has loopback only; host has the host's links."""
+    import os
+
+    seen = set(orlop("run", "--rm", "--network", mode, busybox, "ls", "/sys/class/net").split())
+
+    assert seen == (links or set(os.listdir("/sys/class/net")))
+
+
+def test_files_that_name_hosts(orlop: Orlop, busybox: str) -> None:
+    """/etc/hosts, /etc/hostname and /etc/resolv.conf are the container's own."""
+    out = orlop(
+        "run", "--rm", "--hostname", "deck", "--add-host", "db:10.1.2.3", "--dns", "10.9.9.9", busybox,
+        "cat", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf",
+    )  # fmt: skip
+
+    assert "10.1.2.3\tdb" in out
+    assert "deck" in out
+    assert "nameserver 10.9.9.9" in out
