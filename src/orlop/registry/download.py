@@ -85,7 +85,7 @@ class Download:
                 if self._response is None:
                     self._open()
                 yield from self._stream()
-            except failures.Interrupted:
+            except (failures.Interrupted, failures.Unreachable):
                 attempt = 1 if self._position > before else attempt + 1
                 if attempt >= self._transport.attempts:
                     raise

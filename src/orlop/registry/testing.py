@@ -51,7 +51,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(**request: object) -> Iterator[Served]:
-    """A registry in a process of its own, on a free loopback port unless told otherwise. Takes ServeRequest's fields."""
+    """A registry in a process of its own, on a free loopback port if not told otherwise. Takes ServeRequest's fields."""
     request = {"addr": "127.0.0.1:0", "workers": 1} | request
     process = subprocess.Popen([sys.executable, "-c", _SERVE, dumps(request).decode()], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -26,6 +26,7 @@ PIECE = 1 << 20
 """Bytes read from or written to a connection at once."""
 
 _REDIRECTS = 10
+_LONGEST_PAUSE = 10.0
 _ANSWER_LIMIT = 16 << 20
 _MOVED = (301, 302, 303, 307, 308)
 _RETRIED = (429, 500, 502, 503, 504)
@@ -229,7 +230,8 @@ class Transport:
     def _pause(self, attempt: int) -> float:
         from random import random
 
-        return float(self._options.backoff * 2 ** (attempt - 1) * (0.5 + random()))  # noqa: S311  # spreads retries
+        pause = min(self._options.backoff * 2 ** (attempt - 1), _LONGEST_PAUSE)
+        return float(pause * (0.5 + random()))  # noqa: S311  # spreads retries
 
     def _authorized(self, request: Request) -> BaseHTTPResponse:
         """Send with what authentication is known; answer at most two challenges (a stale token, then a fresh one)."""

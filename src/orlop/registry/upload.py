@@ -97,9 +97,11 @@ class Upload:
         location: str,
     ) -> None:
         """Send the bytes, going on where the registry says after a broken connection."""
-        offset, whole = 0, True
+        offset, whole, unsure = 0, True, False
         for attempt in range(1, self._transport.attempts + 1):
             try:
+                if unsure:
+                    location, offset = self._resumed(location)
                 location = location or self._begin(descriptor.digest)
                 if offset or not whole:
                     location, offset = self._chunks(location, descriptor, open_blob, progress, offset, whole=whole)
@@ -107,25 +109,20 @@ class Upload:
             except failures.TooLarge:
                 if not whole:
                     raise
-                whole = False
+                whole, unsure = False, False
                 location, offset = "", 0
-            except (failures.Interrupted, failures.RateLimited) as error:
+            except (failures.Interrupted, failures.RateLimited, failures.Unreachable):
                 if attempt == self._transport.attempts:
                     raise
                 self._transport.pause(attempt)
-                location, offset = self._resumed(location, error)
+                unsure = bool(location)
             else:
                 return
 
-    def _resumed(self, location: str, error: OrlopError) -> tuple[str, int]:
+    def _resumed(self, location: str) -> tuple[str, int]:
         """Where to go on and from which byte; ("", 0) to start again."""
-        if not location:
-            return "", 0
-        try:
-            response = self._transport.request(Request(method="GET", path=location, scopes=self._scopes, once=True))
-            read(response)
-        except failures.Interrupted:
-            raise error from None
+        response = self._transport.request(Request(method="GET", path=location, scopes=self._scopes, once=True))
+        read(response)
         offset = end_of_range(response.headers.get("Range", ""))
         if response.status not in (200, 202, 204) or offset is None:
             return "", 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -31,8 +32,8 @@ class ServeRequest(Value):
 
     `addr` is HOST:PORT (an IPv6 host in brackets; port 0 takes a free one). `htpasswd` is a file of bcrypt hashes;
     `anonymous_pull` lets anyone read all the same. `anonymous` says that serving without passwords on an address that
-    others can reach is meant. `workers` 0 means one a core, four at most. `server` is "granian", "uvicorn" or "" for
-    the best there is.
+    others can reach is meant. `workers` 0 means one a core, four at most. `server` is "granian", "uvicorn" (one
+    worker only) or "" for the best there is.
     """
 
     root: str
@@ -222,7 +223,20 @@ def _granian(request: ServeRequest, address: str, port: int, ready: _Ready) -> N
         workers_kill_timeout=_GRACE,
     )
     server.on_startup(ready.watch)
-    server.serve(target_loader=partial(application, request), wrap_loader=False)
+    server.serve(target_loader=partial(_in_worker, request, os.getpid()), wrap_loader=False)
+
+
+def _in_worker(request: ServeRequest, parent: int) -> Application:
+    """The application, in a worker that dies with its parent: orphans would keep the port and serve on.
+
+    Not by SIGTERM: the worker's handler for that is made only after this function.
+    """
+    from orlop.linux.process import set_pdeathsig
+
+    set_pdeathsig(signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return application(request)
 
 
 def _uvicorn(request: ServeRequest, address: str, port: int, ready: _Ready) -> None:
@@ -242,8 +256,16 @@ def _uvicorn(request: ServeRequest, address: str, port: int, ready: _Ready) -> N
         "ssl_keyfile": request.tls_key or None,
     }
     server = uvicorn.Server(uvicorn.Config(application(request), **options))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, _handled
+        )  # uvicorn stops on a signal, and then sends it once more to who was there before
     ready.watch()
     server.run(sockets=[_listening(address, port)])
+
+
+def _handled(_: int, __: object) -> None:
+    """A signal that has had its effect."""
 
 
 def _listening(address: str, port: int) -> socket.socket:
