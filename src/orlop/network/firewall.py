@@ -1,0 +1,244 @@
+"""Keeps the table of `network.ruleset` in the kernel, and finds out whether somebody else's rules undo it.
+
+All functions work in the network namespace of the calling thread. They are idempotent, so that any number of commands
+may run them at once: the kernel serializes batches, and each takes effect as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from orlop.errors import Conflict
+from orlop.linux import nft_expressions as x
+from orlop.linux import xtables
+from orlop.linux.nftables import FORWARD, INET, IPV4, Batch, Element, Nftables, Rule
+from orlop.network.ruleset import (
+    PORT_MAPS,
+    TABLE,
+    VERSION_CHAIN,
+    Way,
+    network_elements,
+    ruleset,
+    way_element,
+    way_of,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+_DOCKER_USER = "DOCKER-USER"
+_DOCKER_BRIDGES = (b"docker0\0", b"br-")
+_ATTEMPTS = 3
+DEFAULT_BRIDGE = "orlop0"
+
+
+def install(nft: Nftables) -> bool:
+    """See to it that our rules are there; True if they were not (then elements of running containers are lost too)."""
+    if nft.rules(INET, TABLE, VERSION_CHAIN):
+        return False
+    nft.commit(ruleset())
+    return True
+
+
+def open_way(
+    nft: Nftables,
+    *,
+    bridge: str,
+    subnets: tuple[tuple[str, int], ...],
+    internal: bool = False,
+    talk: bool = True,
+    ways: Sequence[Way] = (),
+    owner: str = "",
+) -> None:
+    """Let a network's traffic through and its container's published ports in, in one batch.
+
+    Conflict when one of `ways` is already somebody else's; then nothing is changed.
+    """
+    for _ in range(_ATTEMPTS):
+        install(nft)
+        batch = Batch(INET)
+        for name, elements in network_elements(bridge, subnets, internal=internal, talk=talk).items():
+            batch.add_elements(TABLE, name, elements)
+        for way in ways:
+            name, element = way_element(way, owner)
+            batch.add_elements(TABLE, name, [element], exclusive=True)
+        try:
+            nft.commit(batch)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                continue  # somebody flushed the table between our look and our change
+            if error.errno == errno.EEXIST and (taken := _taken(nft, ways)):
+                raise taken from error
+            raise
+        return
+    raise Conflict("the firewall table inet orlop keeps disappearing", hint="something flushes all nf_tables rules")
+
+
+def _taken(nft: Nftables, ways: Sequence[Way]) -> Conflict | None:
+    for way in ways:
+        name, element = way_element(way)
+        for found in nft.elements(INET, TABLE, name):
+            if found.key == element.key:
+                owner = found.comment.rpartition(":")[2][:12]
+                where = f"{way.host_ip}:{way.host_port}" if way.host_ip else str(way.host_port)
+                return Conflict(
+                    f"port {where}/{way.protocol} is already published by container {owner}",
+                    hint="publish another port, or stop that container",
+                )
+    return None
+
+
+def close_way(nft: Nftables, ways: Sequence[Way]) -> None:
+    """Take published ports back. What is gone already is as good."""
+    if not ways:
+        return
+    batch = Batch(INET)
+    for way in ways:
+        name, element = way_element(way)
+        batch.delete_elements(TABLE, name, [Element(key=element.key)])
+    try:
+        nft.commit(batch)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        wanted = {way_element(way)[1].key for way in ways}
+        _delete(nft, lambda found: found.key in wanted)
+
+
+def remove_network(nft: Nftables, *, bridge: str, subnets: tuple[tuple[str, int], ...]) -> None:
+    """Forget a network's bridge and subnets; what is not there is as good."""
+    for internal in (False, True):
+        for name, elements in network_elements(bridge, subnets, internal=internal, talk=True).items():
+            batch = Batch(INET)
+            batch.delete_elements(TABLE, name, elements)
+            try:
+                nft.commit(batch)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+
+
+def reconcile(nft: Nftables, scope: str, live: Collection[str]) -> int:
+    """Delete the published ports of containers that are not `live` (ids), of this `scope` only; how many there were."""
+    prefix = f"{scope}:"
+    return _delete(
+        nft, lambda found: found.comment.startswith(prefix) and found.comment.removeprefix(prefix) not in live
+    )
+
+
+def published(nft: Nftables) -> list[tuple[str, Way]]:
+    """(owner, way) of every published port."""
+    return [(one.comment, way_of(name, one)) for name in PORT_MAPS for one in nft.elements(INET, TABLE, name)]
+
+
+def _delete(nft: Nftables, unwanted: Callable[[Element], bool]) -> int:
+    count = 0
+    for name in PORT_MAPS:
+        for found in nft.elements(INET, TABLE, name):
+            if unwanted(found):
+                batch = Batch(INET)
+                batch.delete_elements(TABLE, name, [Element(key=found.key)])
+                try:
+                    nft.commit(batch)
+                except OSError as error:
+                    if error.errno != errno.ENOENT:  # somebody else was quicker
+                        raise
+                count += 1
+    return count
+
+
+# --- other tools' rules -----------------------------------------------------------------------------------------------
+
+
+def cut_off(bridge: str = DEFAULT_BRIDGE, nft: Nftables | None = None) -> str:
+    """Why others' firewall rules stop packets of `bridge`; "" when nothing is known to stop them.
+
+    Looked for: base chains at the forward hook that drop by default (dockerd and ufw do that to iptables' FORWARD),
+    firewalld, and iptables-legacy's FORWARD. Rules of theirs that name the bridge are taken to let it pass.
+    """
+    if nft is None:
+        with Nftables() as own:
+            return cut_off(bridge, own)
+    named = x.interface_name(bridge)[: len(bridge) + 1]
+    for chain in nft.chains():
+        if chain.hook != FORWARD or chain.table == TABLE or chain.family not in {INET, IPV4} or chain.kind != "filter":
+            continue
+        if chain.policy != x.DROP and chain.table != "firewalld":
+            continue
+        rules = nft.rules(chain.family, chain.table)
+        if not any(named in data for rule in rules for _, data in rule.expressions):
+            return _reason(chain.table, chain.name, {rule.chain for rule in rules}, bridge)
+    legacy = xtables.forward_rules()
+    if legacy and legacy[0] and named not in legacy[1]:
+        return (
+            "the FORWARD chain of iptables-legacy drops what it does not know, so packets of containers do not pass; "
+            f"let them: iptables-legacy -I FORWARD -i {bridge} -j ACCEPT; iptables-legacy -I FORWARD -o {bridge} "
+            "-j ACCEPT"
+        )
+    return ""
+
+
+def _reason(table: str, chain: str, chains: set[str], bridge: str) -> str:
+    if table == "firewalld":
+        return (
+            "firewalld rejects what it does not know, so packets of containers do not pass; let them: "
+            f"firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload"
+        )
+    if table == "filter" and any(name.startswith("ufw") for name in chains):
+        return (
+            "ufw drops what is to be forwarded, so packets of containers do not pass; let them: "
+            f"ufw route allow in on {bridge} && ufw route allow out on {bridge}"
+        )
+    if table == "filter":
+        return (
+            "the FORWARD chain of iptables drops what it does not know, so packets of containers do not pass; let "
+            f"them: iptables -I FORWARD -i {bridge} -j ACCEPT; iptables -I FORWARD -o {bridge} -j ACCEPT"
+        )
+    return (
+        f"the chain {chain} of the nftables table {table} drops what it does not know, so packets of containers do not "
+        f'pass; let them: accept iifname "{bridge}" and oifname "{bridge}" there'
+    )
+
+
+def pass_docker(nft: Nftables, bridge: str) -> bool:
+    """Let `bridge` pass Docker's rules, in the chain that Docker keeps for others' rules; False where there is none.
+
+    dockerd makes FORWARD drop by default and calls DOCKER-USER first, which it never changes itself. An accept there
+    would also lead into Docker's own networks, so traffic towards its bridges goes on to Docker's rules. Written as
+    iptables-nft writes rules, so that `iptables -S` shows them.
+    """
+    rules = nft.rules(IPV4, "filter")
+    if not any(_jumps_to(rule, _DOCKER_USER) for rule in rules if rule.chain == "FORWARD"):
+        return False
+    name = bridge.encode() + b"\0"
+    if any(name in data for rule in rules if rule.chain == _DOCKER_USER for _, data in rule.expressions):
+        return True
+    out_of = x.meta(x.META_IIFNAME) + x.equal(name)
+    batch = Batch(IPV4)
+    # Each goes before the ones already put: read upwards.
+    batch.add_rule("filter", _DOCKER_USER, x.meta(x.META_OIFNAME) + x.equal(name), x.counter(), _accept(), first=True)
+    batch.add_rule("filter", _DOCKER_USER, out_of, x.counter(), _accept(), first=True)
+    for start in _DOCKER_BRIDGES:
+        towards = x.meta(x.META_OIFNAME) + x.equal(start)
+        batch.add_rule("filter", _DOCKER_USER, out_of, towards, x.counter(), x.verdict(x.RETURN), first=True)
+    nft.commit(batch)
+    return True
+
+
+def _accept() -> bytes:
+    return x.verdict(x.ACCEPT)
+
+
+def _jumps_to(rule: Rule, chain: str) -> bool:
+    return any(name == "immediate" and chain.encode() + b"\0" in data for name, data in rule.expressions)
+
+
+def unpass_docker(nft: Nftables, bridge: str) -> None:
+    """Take back what `pass_docker` put, when the bridge is no more."""
+    name = bridge.encode() + b"\0"
+    batch = Batch(IPV4)
+    for rule in nft.rules(IPV4, "filter", _DOCKER_USER):
+        if any(name in data for _, data in rule.expressions):
+            batch.delete_rules("filter", _DOCKER_USER, handle=rule.handle)
+    nft.commit(batch)
