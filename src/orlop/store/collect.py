@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import stat
 import time
+from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 
-from orlop.errors import Conflict, NotFound
+from orlop.errors import Conflict, Internal
 from orlop.oci import jsontext
 from orlop.oci.chain import chain_ids
 from orlop.store import faults, leases
@@ -20,10 +21,9 @@ from orlop.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from orlop.store.root import Root
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _YOUNG_SECONDS = 3600.0
 """A container's folder that has no container is left alone this long: its container may be about to be recorded."""
 
@@ -36,6 +36,7 @@ class Collected(Value):
     snapshots: tuple[str, ...] = ()  # same
     ingests: tuple[str, ...] = ()
     others: tuple[str, ...] = ()  # paths below the root: forgotten containers' folders, trash of a killed collection
+    left: tuple[str, ...] = ()  # sentences about what could not be removed now; the next collection tries again
     bytes: int = 0
 
 
@@ -45,22 +46,25 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
     Interrupted downloads are kept for resumption if they were written to in the last `keep_partial_seconds`. With
     `dry_run` nothing changes, and the result is what a collection right now would return.
     """
-    space = _Space()
+    left: list[str] = []
     with FileLock(root.collect_lock, what="the store's collection"):
         held = leases.live(f"{root.path}/leases", reap=not dry_run)
         # Read after the leases: who has let go of one has recorded before what it made.
-        needed = _Needed(root, held)
-        plan = _Plan(root, needed, keep_partial_seconds)
-        size = sum(map(space.of, plan.everything())) + space.of(f"{root.path}/trash", itself=False)
-        old = tuple(f"trash/{name}" for name in sorted(os.listdir(f"{root.path}/trash")))
-        if not dry_run:
+        plan = _Plan(root, _Needed(root, held), keep_partial_seconds)
+        doomed = [f"{root.path}/trash/{name}" for name in plan.trash]
+        if dry_run:
+            doomed += plan.paths
+        else:
             plan.forget()
-            for path in plan.paths:
-                _to_trash(root, path)
-            for name in plan.ingests:
-                root.content.discard_partial(name)
+            doomed += [moved for path in plan.paths if (moved := _to_trash(root, path, left))]
+    # Counting and removing take their time; nobody need wait for them.
+    space = _Space()
+    freed = 0
+    for path in doomed:
+        size = space.of(path)
+        if dry_run or _remove(path, left):
+            freed += size
     if not dry_run:
-        empty_trash(root)
         _drop_idle_locks(root)
         root.write_index()
     return Collected(
@@ -68,27 +72,25 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
         layers=tuple(plan.layers),
         snapshots=tuple(plan.snapshots),
         ingests=tuple(plan.ingests),
-        others=(*plan.others, *old),
-        bytes=size,
+        others=(*plan.others, *(f"trash/{name}" for name in plan.trash)),
+        left=tuple(left),
+        bytes=freed + plan.partial_bytes,
     )
 
 
 def discard(root: Root, path: str) -> int:
     """Remove a file or a tree: at once for all who look for it, whatever happens while it is emptied. Bytes freed.
 
-    A path that is gone already is fine. Mount points inside must be unmounted before.
+    A path that is gone already is fine. Mount points inside must be unmounted before: Internal with the path.
     """
-    size = _Space().of(path)
-    trashed = _to_trash(root, path)
+    left: list[str] = []
+    trashed = _to_trash(root, path, left)
+    size = _Space().of(trashed) if trashed else 0
     if trashed:
-        _remove(trashed)
+        _remove(trashed, left)
+    if left:
+        raise Internal(left[0], hint="it goes with the next collection, unless something is still mounted in it")
     return size
-
-
-def empty_trash(root: Root) -> None:
-    """Remove what was renamed away, also by collections that were killed."""
-    for name in os.listdir(f"{root.path}/trash"):
-        _remove(f"{root.path}/trash/{name}")
 
 
 class _Needed:
@@ -144,6 +146,8 @@ class _Plan:
             if not one.active and (keep_partial_seconds <= 0 or one.modified < oldest)
         ]
         self.ingests = sorted(one.name for one in partial)
+        self.partial_bytes = sum(_Space().of(one.path) for one in partial)
+        self.trash = _names(f"{root.path}/trash")
         self.others = []
         for name in _names(f"{root.path}/containers"):
             path = f"{root.path}/containers/{name}"
@@ -152,17 +156,13 @@ class _Plan:
                 self.paths.append(path)
 
     def forget(self) -> None:
-        """Delete the records, as one."""
+        """Delete the records, as one, and the unfinished content (unless somebody took it up again meanwhile)."""
         if self._layer_rows or self._snapshot_rows:
             with self._root.state.writing() as transaction:
                 transaction.execute_all("DELETE FROM snapshots WHERE key = ?", self._snapshot_rows)
                 transaction.execute_all("DELETE FROM layers WHERE key = ?", self._layer_rows)
-
-    def everything(self) -> Iterator[str]:
-        """All paths that go."""
-        yield from self.paths
         for name in self.ingests:
-            yield f"{self._root.content.root}/ingest/{name}"
+            self._root.content.discard_partial(name)
 
     def _folders(self, room: str, needed: set[str], keys: dict[str, str]) -> list[str]:
         """Folders (and records without one) of a room that go, by key where there is one."""
@@ -178,23 +178,56 @@ class _Space:
     def __init__(self) -> None:
         self._seen: set[tuple[int, int]] = set()
 
-    def of(self, path: str, *, itself: bool = True) -> int:
-        """Bytes that `path` and all below it take, without following links; 0 if it is not there."""
+    def of(self, path: str) -> int:
+        """Bytes that `path` and all below it take, without following links; 0 if it is not there.
+
+        One descriptor is open at a time and no path is built: a container may leave trees deeper than both allow.
+        """
         try:
             about = os.lstat(path)
+            here = os.open(path, _FOLDER) if stat.S_ISDIR(about.st_mode) else -1
         except FileNotFoundError:
             return 0
-        total = self._one(about) if itself else 0
-        stack = [path] if stat.S_ISDIR(about.st_mode) else []
-        while stack:
-            for entry in _entries(stack.pop()):
+        self._total = self._one(about)
+        if here >= 0:
+            try:
+                here = self._below(here)
+            finally:
+                os.close(here)
+        return self._total
+
+    def _below(self, here: int) -> int:
+        """Add what is below an open folder; returns the descriptor that is open at the end."""
+        rest = self._level(here)
+        above: list[tuple[list[str], tuple[int, int]]] = []
+        while rest or above:
+            if rest:
+                inner = _entered(here, rest.pop())
+                if inner >= 0:
+                    above.append((rest, _identity(here)))
+                    os.close(here)
+                    here, rest = inner, self._level(inner)
+                continue
+            rest, identity = above.pop()
+            outer = os.open("..", _FOLDER, dir_fd=here)
+            os.close(here)
+            here = outer
+            if _identity(here) != identity:
+                break  # moved away under our hands: whoever did that counts or keeps it
+        return here
+
+    def _level(self, folder: int) -> list[str]:
+        """Add the entries of one folder; the names of the folders among them."""
+        inner = []
+        with os.scandir(folder) as listing:
+            for entry in listing:
                 try:
-                    total += self._one(entry.stat(follow_symlinks=False))
-                    if entry.is_dir(follow_symlinks=False):
-                        stack.append(entry.path)
+                    self._total += self._one(entry.stat(follow_symlinks=False))
                 except FileNotFoundError:
                     continue
-        return total
+                if entry.is_dir(follow_symlinks=False):
+                    inner.append(entry.name)
+        return inner
 
     def _one(self, about: os.stat_result) -> int:
         if about.st_nlink > 1 and not stat.S_ISDIR(about.st_mode):
@@ -205,28 +238,48 @@ class _Space:
         return about.st_blocks * 512
 
 
-def _entries(path: str) -> Iterator[os.DirEntry[str]]:
+def _entered(folder: int, name: str) -> int:
+    """The opened folder, -1 if it is gone, or none any more, or closed to us."""
     try:
-        with os.scandir(path) as listing:
-            yield from listing
-    except (FileNotFoundError, NotADirectoryError):
-        return
+        return os.open(name, _FOLDER, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR, ELOOP, EACCES):
+            return -1
+        raise
 
 
-def _names(path: str) -> Iterable[str]:
+def _identity(descriptor: int) -> tuple[int, int]:
+    about = os.fstat(descriptor)
+    return about.st_dev, about.st_ino
+
+
+def _names(path: str) -> list[str]:
     return sorted(os.listdir(path))
 
 
-def _to_trash(root: Root, path: str) -> str:
-    """Rename away; the new path, "" if it was gone already."""
+def _to_trash(root: Root, path: str, left: list[str]) -> str:
+    """Rename away; the new path, "" if it was gone already or stays (then `left` gains the reason)."""
     target = f"{root.path}/trash/{os.urandom(8).hex()}"
     try:
         os.rename(path, target)
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise faults.explained(error, "remove", path) from error
+        left.append(faults.explained(error, "remove", path).message)
+        return ""
     return target
+
+
+def _remove(path: str, left: list[str]) -> bool:
+    """Remove for good; whether that was possible (else `left` gains the reason)."""
+    from orlop.linux.files import remove_tree  # dry runs do not need it
+
+    try:
+        remove_tree(path)
+    except OSError as error:
+        left.append(faults.explained(error, "remove", path).message)
+        return False
+    return True
 
 
 def _drop_idle_locks(root: Root) -> None:
@@ -239,14 +292,3 @@ def _drop_idle_locks(root: Root) -> None:
             continue
         lock.remove()
         lock.release()
-
-
-def _remove(path: str) -> None:
-    from orlop.linux.files import remove_tree  # listings and dry runs do not need it
-
-    try:
-        remove_tree(path)
-    except (FileNotFoundError, NotFound):
-        return
-    except OSError as error:
-        raise faults.explained(error, "remove", path) from error

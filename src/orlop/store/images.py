@@ -151,7 +151,7 @@ class Images:
         try:
             reference = Reference.parse(text)
         except InvalidArgument:
-            if text.strip(HEX):
+            if not text or text.strip(HEX):
                 raise
             return None
         row = self._database.one(

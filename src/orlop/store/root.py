@@ -255,6 +255,7 @@ def _make(path: str) -> None:
         except FileExistsError:
             continue
         os.chmod(f"{path}/{name}", mode)  # the umask may have taken too much
+    os.close(os.open(f"{path}/collect.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     _write_durably(f"{path}/content/oci-layout", LAYOUT)
     _write_durably(f"{path}/content/index.json", b'{"schemaVersion":2,"manifests":[]}')
     _write_durably(f"{path}/VERSION", f"{VERSION}\n".encode())
