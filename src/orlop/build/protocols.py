@@ -29,8 +29,8 @@ class BaseImage(Value):
 class StepMount(Value):
     """Something that is put into a RUN step's root, and is gone afterwards.
 
-    `kind` is "bind" (`source` is a file or folder of this machine) or "tmpfs" (`size` in bytes, 0: no limit). `target` is
-    an absolute path in the root; it exists when the step starts.
+    `kind` is "bind" (`source` is a file or folder of this machine) or "tmpfs" (`size` in bytes, 0: no limit). `target`
+    is an absolute path in the root. It is made where it is missing (a file for a file), and the build removes it again.
     """
 
     kind: str

@@ -13,9 +13,9 @@ from posixpath import dirname
 
 from orlop.build.evaluate import script_name
 from orlop.build.protocols import ExecStep, StepMount
-from orlop.build.tree import Tree
+from orlop.build.stubs import Stubs
 from orlop.errors import Conflict
-from orlop.linux import files, mounts, safepath
+from orlop.linux import files, mounts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from orlop.build.protocols import Execute
     from orlop.build.steps import Mount, RunStep
+    from orlop.build.tree import Tree
     from orlop.build.workspace import Workspace
     from orlop.layers.snapshots import Snapshot
 
@@ -77,11 +78,8 @@ class Runner:
         """Run `step` in `snapshot`, which must not be mounted. The exit code."""
         with contextlib.ExitStack() as stack:
             prepared, env = self._mounts(step, stack)
-            targets = [*_RUNTIME_PLACES, *(mount.target for mount, _ in prepared)]
-            with self.workspace.mounted(snapshot) as rootfs:
-                absent = _absent(rootfs, targets)
-                before = _times(rootfs, absent)
-                _prepare(rootfs, prepared)
+            targets = [*_RUNTIME_PLACES, *(mount.target for mount in prepared)]
+            stubs = Stubs((snapshot.upper, *snapshot.lowers), targets)
             try:
                 return self.execute(
                     ExecStep(
@@ -90,37 +88,33 @@ class Runner:
                         env=(*step.env, *step.proxies, *env),
                         cwd=step.cwd,
                         user=step.user,
-                        mounts=tuple(mount for mount, _ in prepared),
+                        mounts=tuple(prepared),
                         network=self.network if step.network == "default" else step.network,
                         name=name,
                     ),
                     output,
                 )
             finally:
-                with self.workspace.mounted(snapshot) as rootfs:
-                    _remove_traces(rootfs, absent)
-                    _restore_times(rootfs, before)
+                stubs.remove()
 
-    def _mounts(self, step: RunStep, stack: ExitStack) -> tuple[list[tuple[StepMount, bool]], list[str]]:
-        """What to mount, each with whether it is a folder; and variables that secrets asked for."""
-        prepared: list[tuple[StepMount, bool]] = []
+    def _mounts(self, step: RunStep, stack: ExitStack) -> tuple[list[StepMount], list[str]]:
+        """What to mount, and the variables that secrets asked for."""
+        prepared: list[StepMount] = []
         env: list[str] = []
         if step.script is not None:
             folder = stack.enter_context(self.workspace.scratch())
             path = os.path.join(folder, script_name(step.script.name))
             _write(path, step.script.text.encode("utf-8", "surrogateescape"), 0o755)
             os.chmod(folder, 0o755)  # noqa: S103  # read by whichever user the step runs as
-            prepared.append((StepMount(kind="bind", source=folder, target="/dev/pipes", readonly=True), True))
+            prepared.append(StepMount(kind="bind", source=folder, target="/dev/pipes", readonly=True))
         for mount in step.mounts:
             if mount.kind == "tmpfs":
-                prepared.append((StepMount(kind="tmpfs", target=mount.target, size=mount.size), True))
+                prepared.append(StepMount(kind="tmpfs", target=mount.target, size=mount.size))
             elif mount.kind == "secret":
                 self._secret(step, mount, stack, prepared, env)
             elif mount.kind == "cache":
                 source = self._cache_folder(step, mount, stack)
-                prepared.append(
-                    (StepMount(kind="bind", source=source, target=mount.target, readonly=mount.readonly), True)
-                )
+                prepared.append(StepMount(kind="bind", source=source, target=mount.target, readonly=mount.readonly))
             else:
                 prepared.append(self._bind(step, mount, stack))
         return prepared, env
@@ -130,7 +124,7 @@ class Runner:
         step: RunStep,
         mount: Mount,
         stack: ExitStack,
-        prepared: list[tuple[StepMount, bool]],
+        prepared: list[StepMount],
         env: list[str],
     ) -> None:
         content = self.secrets.get(mount.id)
@@ -152,7 +146,7 @@ class Runner:
             path = os.path.join(folder, "secret")
             _write(path, content, 0o400 if mount.mode is None else mount.mode)
             os.chown(path, mount.uid, mount.gid)
-            prepared.append((StepMount(kind="bind", source=path, target=mount.target, readonly=True), False))
+            prepared.append(StepMount(kind="bind", source=path, target=mount.target, readonly=True))
 
     def _cache_folder(self, step: RunStep, mount: Mount, stack: ExitStack) -> str:
         """The folder of a cache mount; new ones are made as the flag says, filled from `from=` where it is given."""
@@ -184,7 +178,7 @@ class Runner:
                 return one
         raise Conflict(f"{_MAX_TRIES} builds use a private copy of the same cache mount")
 
-    def _bind(self, step: RunStep, mount: Mount, stack: ExitStack) -> tuple[StepMount, bool]:
+    def _bind(self, step: RunStep, mount: Mount, stack: ExitStack) -> StepMount:
         tree, path = self.open_tree(step, mount, stack)
         node = tree.node(path)
         assert node is not None
@@ -203,7 +197,7 @@ class Runner:
             finally:
                 os.close(fd)
             source = copy
-        return StepMount(kind="bind", source=source, target=mount.target, readonly=mount.readonly), node.is_dir
+        return StepMount(kind="bind", source=source, target=mount.target, readonly=mount.readonly)
 
     def _without_hidden(self, tree: Tree, path: str, stack: ExitStack) -> str:
         """A view of a context's folder in which what .dockerignore hides is missing: an overlay with whiteouts.
@@ -264,113 +258,3 @@ def _write(path: str, content: bytes, mode: int) -> None:
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
-
-
-def _absent(rootfs: str, targets: list[str]) -> list[str]:
-    """Those of `targets`, and the folders above them, that do not exist in the root; deepest first."""
-    fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    found: set[str] = set()
-    try:
-        for target in targets:
-            path = target
-            while path != "/" and not _exists(fd, path):
-                found.add(path)
-                path = dirname(path)
-    finally:
-        os.close(fd)
-    return sorted(found, key=lambda path: (-path.count("/"), path))
-
-
-def _exists(root_fd: int, path: str) -> bool:
-    try:
-        os.close(safepath.open_in_root(root_fd, path, os.O_PATH | os.O_NOFOLLOW))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def _prepare(rootfs: str, prepared: list[tuple[StepMount, bool]]) -> None:
-    """Make the places to mount at."""
-    missing = set(_absent(rootfs, [mount.target for mount, _ in prepared]))
-    fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for mount, is_folder in prepared:
-            if mount.target not in missing:
-                continue
-            folder = mount.target if is_folder else dirname(mount.target)
-            place = safepath.mkdirs_in_root(fd, folder, 0o755)
-            try:
-                if not is_folder:
-                    name = mount.target.rpartition("/")[2]
-                    os.close(
-                        os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=place)
-                    )
-            finally:
-                os.close(place)
-    finally:
-        os.close(fd)
-
-
-def _times(rootfs: str, absent: list[str]) -> dict[str, tuple[list[str], int]]:
-    """The names in, and the time of, each folder in which something will be made to mount at."""
-    found = {}
-    fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for folder in {dirname(path) for path in absent} - set(absent):
-            with contextlib.suppress(OSError):
-                found[folder] = _names(fd, folder)
-    finally:
-        os.close(fd)
-    return found
-
-
-def _names(root_fd: int, folder: str) -> tuple[list[str], int]:
-    inner = safepath.open_in_root(root_fd, folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        return sorted(os.listdir(inner)), os.fstat(inner).st_mtime_ns
-    finally:
-        os.close(inner)
-
-
-def _restore_times(rootfs: str, before: dict[str, tuple[list[str], int]]) -> None:
-    """Folders that hold the same names as before the step get their time back: only our mounting touched them."""
-    fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for folder, (names, mtime) in before.items():
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                if _names(fd, folder) == (names, mtime) or _names(fd, folder)[0] != names:
-                    continue
-                inner = safepath.open_in_root(fd, folder, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.utime(inner, ns=(mtime, mtime))
-                finally:
-                    os.close(inner)
-    finally:
-        os.close(fd)
-
-
-def _remove_traces(rootfs: str, paths: list[str]) -> None:
-    """Remove what only was a place to mount at: empty folders and empty files that were not there before the step."""
-    fd = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                parent = safepath.open_in_root(fd, dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    _remove_if_empty(parent, path.rpartition("/")[2])
-                finally:
-                    os.close(parent)
-    finally:
-        os.close(fd)
-
-
-def _remove_if_empty(parent: int, name: str) -> None:
-    try:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if stat.S_ISDIR(found.st_mode):
-        with contextlib.suppress(OSError):  # not empty: the step put something there
-            os.rmdir(name, dir_fd=parent)
-    elif stat.S_ISREG(found.st_mode) and not found.st_size:
-        os.unlink(name, dir_fd=parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -79,7 +80,7 @@ class Session:
         self._images: dict[tuple[str, str], BaseImage] = {}
         self._context: Context | None = None
         self._started: dict[int, threading.Thread] = {}
-        self._stopped = False
+        self.failure: BaseException | None = None
 
     @property
     def cache(self) -> Cache:
@@ -104,8 +105,8 @@ class Session:
         with self._report_lock:
             try:
                 self._report(event)
-            except BaseException:
-                self.stop()
+            except BaseException as error:
+                self.stop(error)
                 raise
 
     def found(self, findings: Iterable[Finding]) -> None:
@@ -120,13 +121,15 @@ class Session:
 
     # Stopping
 
-    def stop(self) -> None:
-        """Make all stages end soon."""
-        self._stopped = True
+    def stop(self, cause: BaseException) -> None:
+        """Make all stages end soon. The first cause is the build's error."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = cause
 
     def check_stopped(self) -> None:
         """Raise Cancelled when another stage failed or the face gave up."""
-        if self._stopped:
+        if self.failure is not None:
             raise Cancelled("the build was stopped")
 
     # Stages
@@ -141,10 +144,8 @@ class Session:
         thread.start()
 
     def _in_thread(self, stage: StageBuild) -> None:
-        try:
+        with contextlib.suppress(BaseException):  # kept by the stage; whoever waits for it raises it
             stage.build()
-        except BaseException:  # noqa: BLE001  # kept by the stage; whoever waits for it raises it
-            self.stop()
 
     def finish(self) -> None:
         """Wait for all threads."""

@@ -118,9 +118,11 @@ def solve(
     target = session.stages[plan.target]
     try:
         outcome = target.build()
-    except BaseException:
-        session.stop()
-        raise
+    except BaseException as error:
+        session.stop(error)
+        if session.failure is None or session.failure is error:
+            raise
+        raise session.failure from None  # what stopped the others, not that they were stopped
     finally:
         session.finish()
         session.close()

@@ -173,6 +173,7 @@ class StageBuild:
                     outcome = self._build()
                 except BaseException as error:
                     self._error = error
+                    self.session.stop(error)
                     raise
                 with self._lock:
                     self._outcome = outcome
