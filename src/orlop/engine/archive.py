@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from orlop.engine.core import Engine
     from orlop.engine.requests import Load, Save
     from orlop.events import Report
+    from orlop.layers.tarformat import Buffer
     from orlop.store.images import ImageRecord
     from orlop.store.leases import Lease
 
@@ -41,7 +42,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"  # image-spec, annotations.md
 _CONTAINERD_NAME = "io.containerd.image.name"  # what containerd and docker add, with the whole name
 
 
-def save(engine: Engine, request: Save, write: Callable[[bytes], object]) -> None:
+def save(engine: Engine, request: Save, write: Callable[[Buffer], object]) -> None:
     """Write the images as one tar to `write`. A name saves that name, an id saves the image without names."""
     if request.format not in {"docker-archive", "oci-archive"}:
         raise InvalidArgument(f"--format {request.format!r} is not known", hint="use docker-archive or oci-archive")

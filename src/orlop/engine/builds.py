@@ -32,7 +32,7 @@ class Builds:
         self._namespace = engine.settings.namespace
 
     def build(self, request: Build, report: Report = ignore) -> Built:
-        """Build an image and name it. Afterwards all tags point at it; one that moved leaves a dangling image behind."""
+        """Build an image and name it. Afterwards all tags point at it; the image that had one may dangle."""
         from orlop.build.solve import solve
         from orlop.build.workspace import Workspace
         from orlop.engine.steps import Steps

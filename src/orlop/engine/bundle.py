@@ -1,7 +1,6 @@
 """The bundle of one start: config.json, and the small files that every container gets (hosts, hostname, resolv.conf).
 
-The bundle lies under the run directory and dies at boot; the small files lie with the container, so that what a program
-wrote into its /etc/hosts survives a restart of the container, as it does with docker.
+All of it lies under the run directory: it is made anew at each start, and dies at boot.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from orlop.engine import journal, names, options, status
+from orlop.engine import attaching, journal, names, options, status
 from orlop.engine.requests import CreateContainer, Pull
 from orlop.engine.storage import unpack_image
 from orlop.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
@@ -31,6 +31,7 @@ def create(engine: Engine, request: CreateContainer, report: Report) -> Containe
     image = find_image(engine, request, report)
     check_architecture(image, request)
     config = options.resolve(request, image.config_json)
+    attaching.check(config)
     _join_others(engine, config)
     if request.name:
         _check_name(engine, names.checked(request.name).removeprefix("/"))

@@ -145,7 +145,7 @@ def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> d
     image = engine.root.state.images.get(record.namespace, record.image)
     config = record.config
     argv = [*config["entrypoint"], *config["cmd"]]
-    data = status.data_dir(engine.root, record.id)
+    data, run = status.data_dir(engine.root, record.id), status.run_dir(engine.root, record.id)
     found = {
         "Id": record.id,
         "Created": moments.rfc3339(record.created),
@@ -153,9 +153,9 @@ def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> d
         "Args": argv[1:],
         "State": _state(now),
         "Image": image.config if image else "",
-        "ResolvConfPath": f"{data}/resolv.conf",
-        "HostnamePath": f"{data}/hostname",
-        "HostsPath": f"{data}/hosts",
+        "ResolvConfPath": f"{run}/etc/resolv.conf",
+        "HostnamePath": f"{run}/etc/hostname",
+        "HostsPath": f"{run}/etc/hosts",
         "LogPath": f"{data}/log.json" if config["log"]["driver"] != "none" else "",
         "Name": f"/{record.name}",
         "RestartCount": now.restarts,

@@ -65,7 +65,7 @@ def run_dir(root: Root, container: str) -> str:
 
 
 def data_dir(root: Root, container: str) -> str:
-    """Where a container's lasting files are: its log, hosts, hostname, resolv.conf."""
+    """Where a container's lasting files are: its log."""
     return f"{root.path}/containers/{container}"
 
 

@@ -39,7 +39,7 @@ class Steps:
             session = launch.launch(
                 self._engine,
                 record,
-                step.snapshot,  # type: ignore[arg-type]  # the build room sees less of it than it is
+                step.snapshot,
                 Stdio(stdin=-1, stdout=writing, stderr=writing, detach_keys="", proxy_signals=False),
                 ignore,
                 transient=True,

@@ -1,0 +1,210 @@
+"""A container's network: planned before its start, made when its namespace is there, given back when it has ended."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.engine import status
+from orlop.events import Event
+from orlop.network import names
+from orlop.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop.engine.core import Engine
+    from orlop.events import Report
+    from orlop.network.ports import Published
+    from orlop.network.values import Network
+    from orlop.store.containers import ContainerRecord
+
+_SEPARATE = ("none", "host", "pasta")
+
+
+class Plan(Value):
+    """What a start will need of the network: decided before anything runs.
+
+    `files` are (host path, path in the container) of the small files that every container has.
+    """
+
+    mode: str
+    hostname: str
+    files: tuple[tuple[str, str], ...]
+    network: Network | None = None
+    ip: str = ""
+
+
+def plan(engine: Engine, record: ContainerRecord) -> Plan:
+    """Choose the address, and write hosts, hostname and resolv.conf."""
+    config = record.config
+    mode = config["network"]["mode"]
+    hostname = config["hostname"] or (os.uname().nodename if "host" in {mode, config["uts"]} else record.id[:12])
+    network, ip = None, ""
+    if mode not in _SEPARATE and not mode.startswith(("container:", "ns:")):
+        if engine.settings.uid:
+            mode = "pasta"
+        else:
+            network = engine.networks.network(mode)
+            owner = engine.networks.owner(network.name)
+            addresses = engine.root.state.networks
+            ip = addresses.allocate(
+                owner, record.id, network.subnet, config["network"]["ip"], reserved=[network.gateway]
+            )
+    if mode.startswith("container:"):
+        files = _files_of_other(engine, mode[10:])
+    else:
+        files = _write_files(engine, record, mode, hostname, network, ip)
+    return Plan(mode=mode, hostname=hostname, files=files, network=network, ip=ip)
+
+
+def _files_of_other(engine: Engine, other: str) -> tuple[tuple[str, str], ...]:
+    """Who shares a network shares its files."""
+    folder = f"{status.run_dir(engine.root, engine.containers.record(other).id)}/etc"
+    return tuple((f"{folder}/{name}", f"/etc/{name}") for name in ("hosts", "hostname", "resolv.conf"))
+
+
+def _write_files(
+    engine: Engine, record: ContainerRecord, mode: str, hostname: str, network: Network | None, ip: str
+) -> tuple[tuple[str, str], ...]:
+    config = record.config["network"]
+    additions = [names.parse_add_host(text) for text in config["add_hosts"]]
+    if mode == "host":
+        hosts = names.host_network_hosts(_read("/etc/hosts"), additions)
+    else:
+        hosts = names.hosts(
+            hostname=hostname,
+            domain=record.config["domainname"],
+            addresses=[ip] if ip else [],
+            aliases=config["aliases"],
+            add_hosts=additions,
+            gateway=network.gateway if network else "",
+        )
+    servers = names.resolvers(
+        names.host_resolvers(),
+        shares_host_network=mode in {"host", "none"},
+        dns=config["dns"],
+        dns_search=config["dns_search"],
+        dns_options=config["dns_options"],
+    )
+    folder = f"{status.run_dir(engine.root, record.id)}/etc"
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    texts = {"hosts": hosts, "hostname": names.hostname_file(hostname), "resolv.conf": names.resolv_conf(servers)}
+    for name, text in texts.items():
+        descriptor = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.fchmod(descriptor, 0o644)  # whatever the umask: every user of the container reads them
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    return tuple((f"{folder}/{name}", f"/etc/{name}") for name in texts)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def attach(engine: Engine, record: ContainerRecord, made: Plan, pid: int, report: Report) -> dict[str, Any]:
+    """Join the namespace of process `pid` to its network; returns what the launch record keeps ({}: nothing)."""
+    if made.mode == "pasta":
+        from orlop.engine import pasta
+
+        return pasta.attach(engine, record, pid)
+    if made.mode == "none":
+        if not record.config["network"]["mode"].startswith("ns:"):
+            _loopback_up(pid)
+        return {}
+    if made.network is None:
+        return {}
+    from orlop.network import bridge
+    from orlop.network.values import AttachRequest
+
+    given = bridge.attach(
+        f"/proc/{pid}/ns/net",
+        AttachRequest(
+            container=record.id,
+            network=made.network,
+            ip=made.ip,
+            mac=record.config["network"]["mac"],
+            bindings=bindings(record.config),
+            taken=taken(engine, record),
+            scope=engine.networks.scope,
+            run_dir=status.run_dir(engine.root, record.id),
+        ),
+    )
+    if given.warning and given.ports:
+        report(Event(action="warning", subject=record.name, text=f"{given.warning}; published ports use a proxy"))
+    return given.to_json()
+
+
+def _loopback_up(pid: int) -> None:
+    """A namespace of its own has a loopback link, which is down until somebody sets it up."""
+    from orlop.linux import route, sockets
+
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        sockets.inside(namespace, lambda: route.changes([route.link_set("lo", index=1, up=True)]))
+    finally:
+        os.close(namespace)
+
+
+def bindings(config: dict[str, Any]) -> tuple[Any, ...]:
+    """The ports to publish: those asked for with -p, and with -P every exposed one."""
+    from orlop.network import ports
+
+    if not config["network"]["publish"] and not config["network"]["publish_all"]:
+        return ()
+    found = [binding for text in config["network"]["publish"] for binding in ports.parse(text)]
+    if config["network"]["publish_all"]:
+        asked = {(one.container_port, one.protocol) for one in found}
+        for text in config["network"]["expose"]:
+            for port, protocol in ports.parse_exposed(text):
+                if (port, protocol) not in asked:
+                    found.append(ports.Binding(container_port=port, protocol=protocol))
+    return tuple(found)
+
+
+def taken(engine: Engine, record: ContainerRecord) -> tuple[tuple[str, Published], ...]:
+    """Ports that other running containers have published, with the containers' names, for a clear refusal."""
+    if not record.config["network"]["publish"]:
+        return ()
+    from orlop.network.ports import Published
+
+    found: list[tuple[str, Published]] = []
+    for other in engine.root.state.containers.all():
+        started = status.launch_record(engine.root, other.id) if other.id != record.id else None
+        ports = ((started or {}).get("network") or {}).get("ports", ())
+        found += [(other.name, Published.from_json(port)) for port in ports]
+    return tuple(found)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse ports that cannot be meant before anything is made."""
+    bindings(config)
+    for text in config["network"]["add_hosts"]:
+        names.parse_add_host(text)
+
+
+def detach(engine: Engine, record: ContainerRecord) -> None:
+    """Give back the address, the ports and the proxy. Safe to do twice."""
+    mode = record.config["network"]["mode"]
+    if mode in {"none", "host"} or mode.startswith(("container:", "ns:")):
+        return
+    started = status.launch_record(engine.root, record.id)
+    attached = (started or {}).get("network") or {}
+    if "pasta" in attached:
+        from orlop.engine import pasta
+
+        pasta.detach(attached)
+    elif attached:
+        from orlop.network import bridge
+        from orlop.network.values import Attachment
+
+        # the namespace has died with its processes, and the kernel takes the link with it
+        bridge.detach(Attachment.from_json(attached), delete_link=False)
+    if not engine.settings.uid:
+        engine.root.state.networks.release("", record.id)
