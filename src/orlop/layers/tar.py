@@ -114,7 +114,7 @@ def header(entry: Entry) -> bytes:
     name = entry.name.encode("utf-8", "surrogateescape")
     if entry.kind == DIRECTORY and not name.endswith(b"/"):
         name += b"/"
-    link = entry.link.encode("utf-8", "surrogateescape")
+    link = entry.link.encode("utf-8", "surrogateescape") if entry.kind in {HARDLINK, SYMLINK} else b""
     if not name or b"\0" in name or b"\0" in link:
         raise InvalidArgument(f"a tar entry cannot be named {entry.name!r}")
     size = entry.size if entry.kind == FILE else 0

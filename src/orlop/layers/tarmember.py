@@ -191,7 +191,7 @@ class Member:
             name = unquote(key[17:], errors="surrogateescape")
             value = base64.b64decode(value + b"=" * (-len(value) % 4))
         else:
-            name = key[14:]
+            name = key[13:]
         if not name or len(name) > form.MAX_XATTR_NAME or len(value) > form.MAX_XATTR_VALUE:
             raise HeaderTooLarge(f"the extended attribute {name[:64]!r} of {len(value)} bytes", offset=self.offset)
         if entry.xattrs is NO_XATTRS:
