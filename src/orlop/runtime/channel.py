@@ -6,8 +6,8 @@ A peer that dies closes its end, so both sides notice at their next word.
 from __future__ import annotations
 
 import _socket
-import array
 import os
+import sys
 
 from orlop.errors import Internal
 from orlop.oci import jsontext
@@ -36,7 +36,7 @@ class Channel:
         if len(data) > _SIZE:
             raise Internal(f"a message of {len(data)} bytes does not fit the channel")
         if fds:
-            rights = array.array("i", fds).tobytes()
+            rights = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
             self._socket.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], _socket.MSG_NOSIGNAL)
         else:
             self._socket.send(data, _socket.MSG_NOSIGNAL)
@@ -48,17 +48,17 @@ class Channel:
             data, extra, flags, _ = self._socket.recvmsg(_SIZE, space, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as error:
             raise EOFError from error
-        fds = array.array("i")
+        fds: list[int] = []
         for level, kind, content in extra:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fds.frombytes(content[: len(content) - len(content) % 4])
+                fds += [int.from_bytes(content[at : at + 4], sys.byteorder) for at in range(0, len(content) - 3, 4)]
         if not data:
             raise EOFError
         if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
             for fd in fds:
                 os.close(fd)
             raise Internal("a message on the channel was cut")
-        return jsontext.load_object(data, what="a message"), list(fds)
+        return jsontext.load_object(data, what="a message"), fds
 
     def expect(self, word: str) -> dict[str, Any]:
         """The next message, which must have the key `word`; a reported error is raised here."""

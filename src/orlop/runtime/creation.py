@@ -80,6 +80,7 @@ def create(
             spec,
             bundle=bundle,
             container_id=container_id,
+            state_root=state_root,
             root=root,
             stdio=stdio,
             extra_fds=tuple(range(3, 3 + preserve_fds)),
@@ -163,8 +164,7 @@ class _Making:
             ours.send(maps=True)
         if self._on_namespaces is not None:
             self._on_namespaces(pid)
-        self._make_cgroup(pid)
-        ours.send(cgroup=True)
+        ours.send(cgroup=self._make_cgroup(pid))
         self._listen(ours, pid)
         container = self._container.replace(pid=pid, ticks=process.start_ticks(pid))
         self._directory.write(container)
@@ -175,14 +175,18 @@ class _Making:
             cgroups=tuple(launch.cgroup.directories()) if launch.cgroup else (),
         )
 
-    def _make_cgroup(self, pid: int) -> None:
+    def _make_cgroup(self, pid: int) -> list[str]:
+        """Make and limit the cgroup; its directories, for init to join, unless it had to be moved there by us."""
         group = self._launch.cgroup
         if group is None:
-            return
+            return []
         group.create(self._launch.resources)
         for text in group.apply(self._launch.resources):
             self._launch.warn(text)
-        group.join(pid)
+        if not self._launch.namespaces.has_own("user"):
+            return group.directories()
+        group.join(pid)  # the root of a user namespace may not write there itself
+        return []
 
     def _oom(self) -> tuple[str, int] | None:
         group = self._launch.cgroup

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 # looked up now, so that no codec has to be found later, when the search would go through the image
-for _name in ("utf-8", "ascii", "latin-1"):
+for _name in ("utf-8", "ascii"):
     codecs.lookup(_name)
 for _name in ("strict", "surrogateescape", "replace", "backslashreplace", "ignore"):
     codecs.lookup_error(_name)

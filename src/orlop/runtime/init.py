@@ -10,8 +10,9 @@ import _socket
 import fcntl
 import os
 
-from orlop.linux import capabilities, namespaces, process, terminal
-from orlop.runtime import cgroupmounts, errors, hooks, hygiene, nodes, rootfs
+from orlop.linux import namespaces, process, terminal
+from orlop.runtime import cgroupmounts, errors, hooks, hygiene, membership, nodes, rootfs
+from orlop.runtime.programs import drop_bounding
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,15 +102,8 @@ class Init:
                 os.set_inheritable(fd, True)
 
     def _become_root(self) -> None:
-        launch = self._launch
-        if not launch.root_is_mapped:
-            return
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-        try:
-            os.setgroups([])
-        except PermissionError:
-            return  # with a single mapped gid the kernel forbids it; our groups mean nothing inside then
+        if self._launch.root_is_mapped:
+            become_root()
 
     def _name_things(self) -> None:
         spec = self._launch.spec
@@ -141,7 +135,7 @@ class Init:
         if "mount" not in launch.namespaces.new:
             self._await_cgroup()
             self._create_hooks()
-            capabilities.drop_bounding(self._program.sets.bounding)
+            drop_bounding(self._program.sets.bounding)
             if "mount" not in launch.namespaces.joins:
                 os.chroot(launch.root_path)
                 os.chdir("/")
@@ -158,8 +152,7 @@ class Init:
         self._open_terminal(root)
         root.protect(launch.readonly_paths)
         root.mask(launch.masked_paths)
-        # while the host's /proc still says how many capabilities there are, not a file of the image
-        capabilities.drop_bounding(self._program.sets.bounding)
+        drop_bounding(self._program.sets.bounding)
         root.enter(pivot=launch.pivot)
         root.finish(readonly=launch.root_readonly, propagation=launch.propagation)
 
@@ -199,7 +192,7 @@ class Init:
         """Our maker has put us into our cgroups: only then may the cgroup namespace be made. Once."""
         if self._launch.cgroup_pending:
             self._launch.cgroup_pending = False
-            self._channel.expect("cgroup")
+            membership.join(self._channel.expect("cgroup")["cgroup"])
             if "cgroup" in self._launch.namespaces.new:
                 namespaces.unshare(namespaces.CLONE_NEWCGROUP)
 
@@ -248,6 +241,16 @@ class Init:
             hooks.run("startContainer", given["startContainer"], state, start=self._program.spawn_hook)
         self._program.become()
         self._program.execute(*self._path)
+
+
+def become_root() -> None:
+    """Become the root of the user namespace that we are in, which must have one."""
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    try:
+        os.setgroups([])
+    except PermissionError:
+        return  # with a single mapped gid the kernel forbids it; our groups mean nothing inside then
 
 
 def take_terminal(size: tuple[int, int], master: int, slave: int) -> None:

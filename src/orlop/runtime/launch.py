@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from orlop.runtime.request import RootMount
 
 _PRIVATE = ("private", "rprivate")
+SECCOMP_CACHE = "@seccomp"
+"""Folder below a state root with compiled filters; no container id has an @."""
 
 
 class Launch:
@@ -61,6 +63,7 @@ class Launch:
         *,
         bundle: str,
         container_id: str,
+        state_root: str,
         root: RootMount | None,
         stdio: tuple[int, int, int],
         extra_fds: tuple[int, ...],
@@ -89,7 +92,8 @@ class Launch:
         self.root_fd = -1
         self.sources: list[sources.Source] = []
         self.nodes: list[nodes.Node] = []
-        self.program = Program(spec.get("process") or {"cwd": "/"}, linux)
+        self.program = Program(spec.get("process") or {"cwd": "/"}, linux, cache=f"{state_root}/{SECCOMP_CACHE}")
+        self.program.state = self.oci_state("creating")
         self.namespaces = NamespacePlan(specs.namespaces(spec), linux)
         try:
             self.root_is_mapped = idmaps.maps_id(self.namespaces.uid_map, 0)

@@ -11,12 +11,14 @@ import os
 import stat
 
 from orlop.errors import FailedPrecondition, InvalidArgument, PermissionDenied
-from orlop.linux import capabilities, process, syscalls, users
+from orlop.linux import capabilities, process, seccomp, sockets, syscalls, users
+from orlop.oci import jsontext
 from orlop.runtime import barrier, executable, trampoline
 from orlop.runtime.errors import ProgramRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Callable
     from typing import Any, NoReturn
 
@@ -35,6 +37,7 @@ _POLICY_FLAGS = {
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _DOMAINS = {"LINUX": 0, "LINUX32": 8}
 _PASSWD_LIMIT = 1 << 20
+_PR_CAPBSET_DROP = 24
 
 
 class Program:
@@ -52,6 +55,8 @@ class Program:
         "hook_memfd",
         "label",
         "label_fd",
+        "listener",
+        "listener_socket",
         "memfd",
         "no_new_privs",
         "oom_score_adj",
@@ -63,12 +68,14 @@ class Program:
         "seccomp_flags",
         "sets",
         "size",
+        "state",
         "terminal",
         "uid",
         "umask",
     )
 
-    def __init__(self, given: dict[str, Any], linux: dict[str, Any]) -> None:
+    def __init__(self, given: dict[str, Any], linux: dict[str, Any], *, cache: str) -> None:
+        """`given`: the process object; `linux`: the spec's; compiled seccomp filters are kept in the folder `cache`."""
         self.process = given
         self.argv: list[str] = given.get("args") or []
         self.environment: list[str] = list(given.get("env") or ())
@@ -85,24 +92,29 @@ class Program:
         self.terminal: bool = given.get("terminal") or False
         size = given.get("consoleSize") or {}
         self.size: tuple[int, int] = (size.get("height") or 0, size.get("width") or 0)
+        self.state: dict[str, Any] = {}
         self.label = _label(given)
         self.label_fd = -1
         self.personality = _personality(linux.get("personality"))
         _scheduling(given)
         self.seccomp = b""
         self.seccomp_flags = 0
+        self.listener: dict[str, Any] = {}
+        self.listener_socket: _socket.socket | None = None
         self.by_proc = False
         self.memfd = self.reply_fd = self.hook_memfd = self.hook_fd = -1
         self.exe: tuple[int, int] = (0, 0)
         profile = linux.get("seccomp")
         if profile:
-            self._compile(profile)
+            self._compile(profile, cache)
 
-    def _compile(self, profile: dict[str, Any]) -> None:
-        from orlop.linux import seccomp
-
-        self.seccomp = seccomp.compile_profile(profile)
+    def _compile(self, profile: dict[str, Any], cache: str) -> None:
+        self.seccomp = seccomp.cached(profile, cache)
         self.seccomp_flags = seccomp.flags_of(profile)
+        if self.seccomp_flags & seccomp.NEW_LISTENER:
+            if not profile.get("listenerPath"):
+                raise InvalidArgument("a seccomp profile that notifies needs a listenerPath")
+            self.listener = {"path": profile["listenerPath"], "metadata": profile.get("listenerMetadata") or ""}
         self.by_proc = not _allows(profile, "execveat")
 
     # --- outside
@@ -117,10 +129,12 @@ class Program:
         self.reply_fd = reply_fd
         own = os.stat("/proc/self/exe")
         self.exe = (own.st_dev, own.st_ino)
+        if self.listener:
+            self.listener_socket = _connect(self.listener["path"])
         if self.label is not None:
             self.label_fd = os.open(self.label[0], os.O_WRONLY | os.O_CLOEXEC)
         elif trampoline.supported():
-            late = self.seccomp if self.no_new_privs else b""
+            late = self.seccomp if self.no_new_privs and not self.listener else b""
             try:
                 self.memfd = trampoline.sealed(
                     trampoline.image(reply_fd, seccomp=late, seccomp_flags=self.seccomp_flags if late else 0)
@@ -134,7 +148,10 @@ class Program:
     @property
     def descriptors(self) -> list[int]:
         """What must stay open until execve."""
-        return [fd for fd in (self.memfd, self.reply_fd, self.label_fd, self.hook_fd, self.hook_memfd) if fd >= 0]
+        listener = self.listener_socket.fileno() if self.listener_socket is not None else -1
+        return [
+            fd for fd in (listener, self.memfd, self.reply_fd, self.label_fd, self.hook_fd, self.hook_memfd) if fd >= 0
+        ]
 
     def set_oom_score(self, warn: Callable[[str], None]) -> None:
         """How eagerly the kernel kills us for memory; call while our own /proc is the host's and open to us."""
@@ -198,7 +215,9 @@ class Program:
         os.umask(self.umask)
         if self.label is not None:
             os.write(self.label_fd, self.label[1].encode())
-        if self.seccomp and not self.no_new_privs:
+        if self.seccomp and (self.listener or not self.no_new_privs):
+            if self.no_new_privs:
+                process.set_no_new_privs()
             self._install()
         missing = capabilities.become(self.uid, self.gid, self.groups, self.sets)
         if self.no_new_privs:
@@ -223,9 +242,7 @@ class Program:
                 os.execve(place, [path, *self.argv], environment)  # noqa: S606  # no shell: on purpose
             except OSError:
                 os.set_inheritable(self.reply_fd, False)
-                if self.seccomp and self.no_new_privs:
-                    self._install()
-        elif self.seccomp and self.no_new_privs:
+        if self.seccomp and self.no_new_privs and not self.listener:
             self._install()
         self._refuse_interpreter(path, head)
         try:
@@ -277,9 +294,19 @@ class Program:
         return found
 
     def _install(self) -> None:
-        from orlop.linux import seccomp
-
-        seccomp.install(self.seccomp, self.seccomp_flags)
+        listener = seccomp.install(self.seccomp, self.seccomp_flags)
+        if self.listener_socket is not None:
+            state = self.state | {"pid": os.getpid()}
+            message = {
+                "ociVersion": state.get("ociVersion", ""),
+                "fds": ["seccompFd"],
+                "pid": os.getpid(),
+                "metadata": self.listener["metadata"],
+                "state": state,
+            }
+            sockets.send_with_descriptors(self.listener_socket, jsontext.dumps(message), [listener])
+            self.listener_socket.close()
+            os.close(listener)
 
     def _refuse_interpreter(self, path: str, head: bytes) -> None:
         """Without a trampoline, at least never execute our own interpreter for the container."""
@@ -312,6 +339,28 @@ class Program:
         if io_priority:
             value = _IO_CLASSES[io_priority["class"]] << 13 | (io_priority.get("priority") or 0)
             syscalls.call("ioprio_set", 1, 0, value, doing=f"set the I/O priority to {io_priority['class']}")
+
+
+def drop_bounding(keep: frozenset[str]) -> None:
+    """Take everything but `keep` out of the bounding set, for good, without asking any file how many there are."""
+    kept = capabilities.mask_of(keep)
+    for number in range(64):
+        if not kept >> number & 1:
+            try:
+                process.prctl(_PR_CAPBSET_DROP, number, doing=f"drop capability {number} from the bounding set")
+            except OSError as error:
+                if error.errno == errno.EINVAL:
+                    return  # beyond the last one of this kernel
+                raise
+
+
+def _connect(path: str) -> _socket.socket:
+    try:
+        return sockets.unix_connect(path)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"nobody listens for seccomp notifications at {path}: {error.strerror}", hint="start the agent first"
+        ) from error
 
 
 def _sets(given: dict[str, list[str]]) -> capabilities.Sets:
