@@ -146,12 +146,6 @@ def link_add_bridge(name: str, *, mac: str = "", mtu: int = 0) -> Request:
     return Request(_NEWLINK, payload, f"create the bridge {name}", flags=F_CREATE | F_EXCL)
 
 
-def link_add_dummy(name: str) -> Request:
-    """A link that swallows what is sent to it."""
-    payload = _ifinfo() + _name(_IFLA_IFNAME, name) + nest(_IFLA_LINKINFO, text(_INFO_KIND, "dummy"))
-    return Request(_NEWLINK, payload, f"create the link {name}", flags=F_CREATE | F_EXCL)
-
-
 def link_set(
     name: str,
     *,

@@ -27,7 +27,7 @@ _LARGEST = 64 << 20
 def forward_rules() -> tuple[bool, bytes] | None:
     """(does the FORWARD chain's policy drop, all entries of the filter table); None where that table is not loaded."""
     try:
-        with open("/proc/net/ip_tables_names", encoding="ascii") as file:
+        with open("/proc/thread-self/net/ip_tables_names", encoding="ascii") as file:
             if "filter" not in file.read().split():
                 return None
     except OSError:

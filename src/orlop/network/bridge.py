@@ -230,10 +230,11 @@ def _add_pair(sock: Route, netns: int, attachment: Attachment, network: Network,
             master=bridge.index,
         ),
         route.link_set(veth, alias=f"{_ALIAS}:{attachment.scope}:{attachment.container}", link_local=False),
+        # Hairpin: where bridged frames pass the firewall (br_netfilter), a container that calls its own published port
+        # gets the call back through the port it left by.
+        route.link_set_port(veth, hairpin=True, isolated=not network.talk),
         route.link_set(veth, up=True),
     ]
-    if not network.talk:
-        pair.append(route.link_set_port(veth, isolated=True))
     try:
         sock.request([*wanted, *pair])
     except OSError as error:

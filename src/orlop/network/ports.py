@@ -325,7 +325,7 @@ def _in_use(binding: Binding, port: int, taken: Sequence[tuple[str, Published]])
 def listener(protocol: str, host_ip: str, port: int) -> tuple[str, int] | None:
     """(name, pid) of the process that has the port, found by its socket's inode; None where we may not look."""
     inodes: set[str] = set()
-    for table in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):
+    for table in (f"/proc/thread-self/net/{protocol}", f"/proc/thread-self/net/{protocol}6"):
         try:
             with open(table, encoding="ascii") as file:
                 inodes |= inodes_bound(file.read(), port, host_ip, protocol)
