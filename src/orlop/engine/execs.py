@@ -1,0 +1,83 @@
+"""Another program in a running container."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.engine import journal, specs, status
+from orlop.errors import FailedPrecondition, NotFound
+from orlop.linux import safepath, users
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from orlop.engine.core import Engine
+    from orlop.engine.requests import Exec
+    from orlop.engine.status import Status
+    from orlop.store.containers import ContainerRecord
+
+
+def process(engine: Engine, record: ContainerRecord, now: Status, request: Exec) -> dict[str, Any]:
+    """The runtime-spec process object: the container's own, with the program, user and environment asked for."""
+    kept = status.read_json(f"{status.run_dir(engine.root, record.id)}/bundle/config.json")
+    if kept is None:
+        raise NotFound(f"the bundle of container {record.name} is gone", hint="restart the container")
+    base: dict[str, Any] = kept["process"]
+    user = record.config["user"] if request.user is None else request.user
+    identity = _identity(now.pid, user)
+    config = record.config | ({"privileged": True} if request.privileged else {})
+    env = [one for one in base["env"] if not one.startswith("HOME=") or one in record.config["env"]]
+    for entry in request.env:
+        name = entry.partition("=")[0]
+        env = [one for one in env if one.partition("=")[0] != name] + [entry]
+    if not any(one.startswith("HOME=") for one in env):
+        env.append(f"HOME={identity.home or '/'}")
+    if request.tty and not any(one.startswith("TERM=") for one in env):
+        env.append("TERM=xterm")
+    return base | {
+        "terminal": request.tty,
+        "args": list(request.command),
+        "env": env,
+        "cwd": request.workdir or record.config["cwd"],
+        "user": specs.user(identity, [] if request.user is not None else record.config["groups"]),
+        "capabilities": specs.capability_sets(config, identity),
+    }
+
+
+def _identity(pid: int, user: str) -> users.Identity:
+    """Who that is, by the files of the container as they are now."""
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return users.lookup(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
+    finally:
+        os.close(root)
+
+
+def _read(root: int, path: str) -> bytes | None:
+    try:
+        file = safepath.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.read(file, 1 << 20)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+
+
+def running(engine: Engine, record: ContainerRecord) -> Status:
+    """The container's state; FailedPrecondition unless it runs and is not paused."""
+    now = status.status_of(engine.root, record)
+    status.require_running(now, record.name, "execute in")
+    if now.word == "paused":
+        raise FailedPrecondition(f"container {record.name} is paused", hint=f"orlop unpause {record.name}")
+    return now
+
+
+def note(engine: Engine, record: ContainerRecord, request: Exec) -> None:
+    """Tell the journal."""
+    journal.record(
+        engine.root, "container", "exec_start", record.id, {"name": record.name, "command": " ".join(request.command)}
+    )
