@@ -1,0 +1,220 @@
+"""How Go prints and compares values: what a template's output looks like depends on it. Pure.
+
+Data is JSON-shaped: None, bool, int, float, str, list and dict. A plain dict is a Go struct: asking it for a field it
+does not have is an error. A `Map` is a Go map, whose keys are data: what it does not have is no value.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+class Map(dict[str, "Any"]):
+    """A mapping whose keys are data (labels, networks). `zero` is what `index` finds for an absent key."""
+
+    def __init__(self, items: Mapping[str, Any], zero: Any = None) -> None:
+        super().__init__(items)
+        self.zero = zero
+
+
+class Nil:
+    """A nil slice or map: prints as `[]` or `map[]`, is null in JSON, and is empty."""
+
+    __slots__ = ("shown",)
+
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return 0
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+NIL_SLICE = Nil("[]")
+NIL_MAP = Nil("map[]")
+
+_STRING_MAPS = frozenset({"Labels", "Annotations", "Sysctls", "Options", "DriverOpts", "Tmpfs", "Attributes"})
+_MAPS = frozenset({"Networks", "Ports", "PortBindings", "ExposedPorts", "Volumes", "Containers"})
+_SLICES = frozenset(
+    "Args Binds BindOptions CapAdd CapDrop Cmd Devices Dns DnsOptions DnsSearch Entrypoint Env ExtraHosts GroupAdd IPAMConfig "
+    "Layers Mounts OnBuild RepoDigests RepoTags SecurityOpt Shell Ulimits VolumesFrom".split()
+)
+
+
+def typed(data: Any, name: str = "") -> Any:
+    """JSON data with the Go types that docker's own structs give to fields of these names."""
+    if isinstance(data, dict):
+        items = {key: typed(value, key) for key, value in data.items()}
+        if name in _STRING_MAPS:
+            return Map(items, "")
+        return Map(items) if name in _MAPS else items
+    if isinstance(data, list):
+        return [typed(one) for one in data]
+    if data is None:
+        if name in _SLICES:
+            return NIL_SLICE
+        return NIL_MAP if name in _MAPS or name in _STRING_MAPS else None
+    return data
+
+
+def plain(data: Any) -> Any:
+    """Data as JSON has it: nils are null, maps have sorted keys as Go's encoder writes them."""
+    if isinstance(data, Map):
+        return {key: plain(data[key]) for key in sorted(data)}
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items() if not callable(value)}
+    if isinstance(data, list | tuple):
+        return [plain(one) for one in data]
+    return None if isinstance(data, Nil) else data
+
+
+def show(value: Any) -> str:
+    """`fmt.Sprint(value)`: `[a b]`, `map[k:v]`, `<nil>`, `true`, `1e+21`."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "<nil>"
+    if isinstance(value, Nil):
+        return value.shown
+    if isinstance(value, float):
+        return show_float(value)
+    if isinstance(value, dict):
+        shown = " ".join(f"{key}:{show(value[key])}" for key in sorted(value) if not callable(value[key]))
+        return f"map[{shown}]"
+    if isinstance(value, list | tuple):
+        return "[" + " ".join(map(show, value)) + "]"
+    return str(value)
+
+
+def show_float(value: float) -> str:
+    """A float as `%v` prints it: the shortest digits, an exponent below -4 or from 21 on."""
+    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  # how to ask for NaN
+        return {"inf": "+Inf", "-inf": "-Inf"}.get(repr(value), "NaN")
+    mantissa, _, exponent = repr(value).partition("e")
+    if not exponent:
+        digits = len(mantissa.lstrip("-").partition(".")[0])
+        if abs(value) >= 1e-4 or value == 0:
+            return mantissa.removesuffix(".0") if digits <= 21 else f"{value:e}"
+        return mantissa
+    power = int(exponent)
+    if -4 <= power < 21:
+        return f"{value:.0f}" if power > 0 else f"{value:.{len(mantissa.replace('.', '').lstrip('-')) - power - 1}f}"
+    return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
+
+
+def truth(value: Any) -> bool:
+    """Whether `if` takes it: not false, zero, nil or empty."""
+    return bool(value)
+
+
+def quoted(text: str) -> str:
+    """`strconv.Quote`: a Go string literal."""
+    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b"}
+    escapes |= {"\f": "\\f", "\v": "\\v"}
+    found = []
+    for mark in text:
+        code = ord(mark)
+        if mark in escapes:
+            found.append(escapes[mark])
+        elif mark.isprintable():
+            found.append(mark)
+        elif code < 0x80:
+            found.append(f"\\x{code:02x}")
+        else:
+            found.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return '"' + "".join(found) + '"'
+
+
+def formatted(template: str, arguments: list[Any]) -> str:
+    """`fmt.Sprintf` with the verbs that templates use: %v %s %q %d %f %e %g %t %x %X %c %%, flags, width, precision."""
+    found: list[str] = []
+    at, taken = 0, 0
+    while True:
+        start = template.find("%", at)
+        if start < 0:
+            found.append(template[at:])
+            break
+        found.append(template[at:start])
+        end = start + 1
+        while end < len(template) and (template[end] in "-+ #0123456789."):
+            end += 1
+        if end == len(template):
+            found.append("%!(NOVERB)")
+            break
+        verb, flags = template[end], template[start + 1 : end]
+        at = end + 1
+        if verb == "%":
+            found.append("%")
+        elif taken == len(arguments):
+            found.append(f"%!{verb}(MISSING)")
+        else:
+            found.append(_verb(verb, flags, arguments[taken]))
+            taken += 1
+    if taken < len(arguments):
+        extra = ", ".join(f"{_type(one)}={show(one)}" for one in arguments[taken:])
+        found.append(f"%!(EXTRA {extra})")
+    return "".join(found)
+
+
+def _verb(verb: str, flags: str, value: Any) -> str:
+    shape = flags.lstrip("-+ #0")
+    signs = flags[: len(flags) - len(shape)]
+    width, point, digits = shape.partition(".")
+    precision = int(digits or 0) if point else -1
+    text = _converted(verb, value, precision, signs)
+    if text is None:
+        return f"%!{verb}({_type(value)}={show(value)})"
+    missing = int(width or 0) - len(text)
+    if missing <= 0:
+        return text
+    if "-" in signs:
+        return text + " " * missing
+    if "0" in signs and verb in "dfegxX":
+        sign = text[0] if text[0] in "+-" else ""
+        return sign + "0" * missing + text[len(sign) :]
+    return " " * missing + text
+
+
+def _converted(verb: str, value: Any, precision: int, signs: str) -> str | None:
+    number = isinstance(value, int) and not isinstance(value, bool)
+    plus = "+" if "+" in signs else ""
+    if verb == "v":
+        return show(value)
+    if verb == "s" and not isinstance(value, bool | int | float):
+        return show(value) if precision < 0 else show(value)[:precision]
+    if verb == "q" and isinstance(value, str):
+        return quoted(value)
+    if verb == "d" and number:
+        return f"{value:{plus}d}"
+    if verb in "feg" and isinstance(value, float):
+        return (
+            f"{value:{plus}.{6 if precision < 0 and verb != 'g' else precision}{verb}}"
+            if precision >= 0 or verb != "g"
+            else show(value)
+        )
+    if verb == "t" and isinstance(value, bool):
+        return show(value)
+    if verb in "xX" and number:
+        return f"{value:{verb}}"
+    if verb in "xX" and isinstance(value, str):
+        return value.encode().hex() if verb == "x" else value.encode().hex().upper()
+    if verb == "c" and number:
+        return chr(value)
+    return None
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    names = ((str, "string"), (int, "int"), (float, "float64"), (dict, "map[string]interface {}"))
+    return next((name for kind, name in names if isinstance(value, kind)), "[]interface {}" if value else "<nil>")

@@ -1,0 +1,21 @@
+"""What orlop starts itself with. No person types these, so they have no help page."""
+
+from __future__ import annotations
+
+from orlop.cli.command import Command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from orlop.cli.options import Given
+    from orlop.cli.session import Session
+
+
+def _settle(session: Session, given: Given) -> int:
+    """The exit command of a container's monitor: give back what was lent, remove or restart."""
+    namespace, container = given.arguments
+    session.use_namespace(namespace)
+    session.engine.containers.settle(container)
+    return 0
+
+
+SETTLE = Command(run=_settle, usage="NAMESPACE ID", least=2, most=2)
