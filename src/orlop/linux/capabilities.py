@@ -129,7 +129,8 @@ def names_in(mask: int) -> tuple[str, ...]:
 def last_cap() -> int:
     """The highest capability number that this kernel has."""
     try:
-        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        # As bytes: an encoding by name would import its codec, and we may be inside a container already
+        with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
             return int(file.read())
     except OSError:  # a container without /proc/sys: ask one by one
         number = len(NAMES) - 1
@@ -270,7 +271,7 @@ def _set_groups(groups: Sequence[int]) -> None:
 
 def _setgroups_denied() -> bool:
     try:
-        with open("/proc/self/setgroups", encoding="ascii") as file:
-            return file.read().strip() == "deny"
+        with open("/proc/self/setgroups", "rb") as file:
+            return file.read().strip() == b"deny"
     except OSError:  # no /proc in this root: nothing says that it is denied
         return False

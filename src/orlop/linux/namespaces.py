@@ -92,8 +92,8 @@ def write_id_maps(
     elif not _try_write(pid, "uid_map", uid_map):
         _by_program("newuidmap", pid, uid_map, search)
     if _is_self(gid_map, os.getegid()) and os.geteuid():
-        with open(f"/proc/{pid}/setgroups", "w", encoding="ascii") as file:
-            file.write("deny")
+        with open(f"/proc/{pid}/setgroups", "wb") as file:
+            file.write(b"deny")
         _write(pid, "gid_map", gid_map)
     elif not _try_write(pid, "gid_map", gid_map):
         _by_program("newgidmap", pid, gid_map, search)

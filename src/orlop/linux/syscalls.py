@@ -90,7 +90,7 @@ def failure(code: int, doing: str) -> OSError:
     return OSError(code, f"{doing}: {os.strerror(code)}")
 
 
-def supported(name: str, *arguments: Any) -> bool:
+def supported(name: str | int, *arguments: Any) -> bool:
     """Whether the kernel has this call: it is made with `arguments` (chosen to fail) and only ENOSYS means no."""
     try:
         call(name, *arguments)
