@@ -67,6 +67,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "internal complete": ("completion:COMPLETE", "What a shell may offer next"),
     "internal reference": ("help:REFERENCE", "This reference, as Markdown"),
     "internal settle": ("internal:SETTLE", "What a container's monitor runs once the program has ended"),
+    "internal teardown": ("internal:TEARDOWN", "Stop this root's containers and take its bridges down"),
 }
 
 # docker's other spellings

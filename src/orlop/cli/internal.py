@@ -19,3 +19,12 @@ def _settle(session: Session, given: Given) -> int:
 
 
 SETTLE = Command(run=_settle, usage="NAMESPACE ID", least=2, most=2)
+
+
+def _teardown(session: Session, _given: Given) -> int:
+    """Take what this root has on the machine away: containers stop, bridges go. Its files stay."""
+    session.engine.system.tear_down()
+    return 0
+
+
+TEARDOWN = Command(run=_teardown, usage="", least=0, most=0)
