@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,30 @@ def test_published_udp_ports(lab: Lab) -> None:
     assert lab.call(lab.host, "127.0.0.1", 5353, kind=UDP) == b"udp"
     with pytest.raises(ConnectionRefusedError):
         lab.call(lab.host, HOST, 5353)
+
+
+def test_a_persistent_udp_client_follows_the_port(lab: Lab) -> None:
+    """A client that sends from one socket all the time reaches whoever has the port now, first nobody, then each."""
+    _, first = lab.container(2)
+    _, second = lab.container(3)
+    lab.serve(first, 53, kind=UDP, answer=b"first")
+    lab.serve(second, 53, kind=UDP, answer=b"second")
+    with sockets.inside(lab.outside, lambda: socket.socket(socket.AF_INET, UDP)) as client:
+        client.connect((HOST, 53))
+        client.settimeout(BRIEF)
+        client.send(b"anybody?")
+        with pytest.raises(OSError, match=r"timed out|refused"):
+            client.recv(100)
+
+        attachment = lab.attach(2, "53:53/udp")
+        client.settimeout(5)
+        client.send(b"one")
+        assert client.recv(100) == b"first"
+
+        lab.on_host(lambda: bridge.detach(attachment))
+        lab.attach(3, "53:53/udp")
+        client.send(b"two")
+        assert client.recv(100) == b"second"
 
 
 def test_a_port_at_one_address_is_only_there(lab: Lab) -> None:
@@ -396,7 +421,7 @@ def test_with_docker_our_packets_pass_by_its_own_chain(lab: Lab) -> None:
     lab.attach(3)
     assert lab.run("iptables", "-S", "DOCKER-USER") == shown, "once is enough"
     for one in lab.attachments:
-        lab.on_host(lambda one=one: bridge.detach(one))
+        lab.on_host(functools.partial(bridge.detach, one))
     lab.on_host(lambda: bridge.remove_network(NETWORK, "lab"))
     assert lab.run("iptables", "-S", "DOCKER-USER").splitlines()[1:] == ["-A DOCKER-USER -j RETURN"]
 

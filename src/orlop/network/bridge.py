@@ -309,6 +309,7 @@ def _publish(attachment: Attachment, request: AttachRequest, reserved: Reserved)
             ways=ways(attachment),
             owner=owner,
         )
+    _forget_datagrams(attachment)
     if proxied:
         try:
             start_proxy(attachment, reserved, python=request.python)
@@ -317,6 +318,14 @@ def _publish(attachment: Attachment, request: AttachRequest, reserved: Reserved)
                 firewall.close_way(nft, ways(attachment))
             raise
     return attachment
+
+
+def _forget_datagrams(attachment: Attachment) -> None:
+    udp = {port.host_port for port in attachment.ports if port.protocol == "udp"}
+    if udp:
+        from orlop.linux import conntrack  # only needed for UDP
+
+        conntrack.forget(17, udp)
 
 
 def start_proxy(attachment: Attachment, reserved: Reserved | None = None, *, python: str = "") -> int:
@@ -373,6 +382,7 @@ def detach(attachment: Attachment, *, delete_link: bool = True) -> None:
     if translated:
         with Nftables() as nft:
             firewall.close_way(nft, translated)
+        _forget_datagrams(attachment)
     if delete_link:
         route.changes([route.link_delete(attachment.veth, missing_ok=True)])
 

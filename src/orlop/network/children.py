@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+SIGPIPE = 13
 _TERM = 15
 _KILL = 9
 _PATIENCE = 2.0  # seconds for a process to end by itself
@@ -36,7 +37,9 @@ def spawn(
     ]
     for fd, flags in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         actions.append((os.POSIX_SPAWN_OPEN, fd, "/dev/null", flags, 0))
-    pid = os.posix_spawn(path, list(arguments), dict(environment or {}), file_actions=actions, setsid=True)
+    pid = os.posix_spawn(
+        path, list(arguments), dict(environment or {}), file_actions=actions, setsid=True, setsigdef=[SIGPIPE]
+    )
     remember(pid_file, pid)
     return pid
 
