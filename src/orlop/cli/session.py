@@ -43,16 +43,14 @@ class Session:
     def settings(self) -> Settings:
         """The environment and the global options as the engine's settings."""
         if self._settings is None:
-            import os
-
-            from orlop.engine.settings import from_environment
+            from orlop.engine.settings import from_environment, outer_uid
 
             environ = dict(self.environ)
             if self._namespace:
                 environ["ORLOP_NAMESPACE"] = self._namespace
             self._settings = from_environment(
                 environ,
-                uid=os.getuid(),
+                uid=outer_uid(self.environ),
                 program=(sys.executable, "-m", "orlop"),
                 root=self._places[0],
                 run_root=self._places[1],

@@ -41,6 +41,11 @@ class Engine:
         if self._root is None:
             from orlop.store.root import Root
 
+            if self.settings.uid and os.getuid():
+                from orlop.engine.rootless import enter
+
+                enter(self.settings)
+
             self._root = Root.open(self.settings.root, self.settings.run_root)
         return self._root
 
@@ -137,11 +142,11 @@ def open_engine(root: str = "", run_root: str = "", *, docker_config: str = "", 
     """
     import sys
 
-    from orlop.engine.settings import from_environment
+    from orlop.engine.settings import from_environment, outer_uid
 
     settings = from_environment(
         os.environ,  # noqa: TID251  # orlop.open() is a face: it reads the environment once
-        uid=os.getuid(),
+        uid=outer_uid(os.environ),  # noqa: TID251  # the same reading
         program=(sys.executable, "-m", "orlop"),
         root=root,
         run_root=run_root,

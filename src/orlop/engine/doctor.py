@@ -174,10 +174,11 @@ def _network() -> Iterator[Finding]:
 
 
 def _rootless(settings: Settings, path: str) -> Iterator[Finding]:
+    from orlop.engine.rootless import user_name
     from orlop.linux import users
 
     ids = users.subordinate_ids("uid", "", settings.uid) or users.subordinate_ids(
-        "uid", _name(settings.uid), settings.uid
+        "uid", user_name(settings.uid), settings.uid
     )
     if ids and _program("newuidmap", path):
         yield _ok("ids", f"{sum(count for _, count in ids)} subordinate ids")
@@ -187,7 +188,7 @@ def _rootless(settings: Settings, path: str) -> Iterator[Finding]:
             state="warn",
             detail="only your own id can be mapped: every file in a container belongs to one user",
             remedy=f"apt install uidmap, and as root: usermod --add-subuids 100000-165535 "
-            f"--add-subgids 100000-165535 {_name(settings.uid) or settings.uid}",
+            f"--add-subgids 100000-165535 {user_name(settings.uid) or settings.uid}",
         )
     program = _program("pasta", path) or _program("slirp4netns", path)
     if not program:
@@ -206,12 +207,3 @@ def _rootless(settings: Settings, path: str) -> Iterator[Finding]:
         )
     else:
         yield _ok("network", program)
-
-
-def _name(uid: int) -> str:
-    """The user's name, from /etc/passwd itself."""
-    for line in _read("/etc/passwd").splitlines():
-        fields = line.split(":")
-        if len(fields) > 2 and fields[2] == str(uid):
-            return fields[0]
-    return ""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from orlop.engine.core import Engine
     from orlop.engine.requests import Stdio
+    from orlop.engine.settings import Settings
     from orlop.events import Report
     from orlop.layers.snapshots import Snapshot
     from orlop.runtime.attach import Session
@@ -196,7 +197,7 @@ def _shim_request(
         log_max_size=config["log"]["max_size"],
         log_max_files=config["log"]["max_files"],
         exit_argv=() if transient else _exit_command(engine, record),
-        environment=settings.environ,
+        environment=_later_environment(settings),
         runtime=(program,) if program and program != "orlop" else (),
     )
 
@@ -206,6 +207,14 @@ def _exit_command(engine: Engine, record: ContainerRecord) -> tuple[str, ...]:
     settings = engine.settings
     where = ("--root", settings.root, "--run-root", settings.run_root)
     return (*settings.program, *where, "internal", "settle", record.namespace, record.id)
+
+
+def _later_environment(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """The environment of the exit command: what we kept of ours, and who we are outside."""
+    from orlop.engine.settings import OUTER_UID
+
+    more = ((OUTER_UID, str(settings.uid)),) if settings.uid else ()
+    return (*settings.environ, ("HOME", settings.home), ("DOCKER_CONFIG", settings.docker_config), *more)
 
 
 def _console_size(stdio: Stdio | None) -> tuple[int, int]:

@@ -33,6 +33,9 @@ class Settings(Value):
     environ: tuple[tuple[str, str], ...] = ()
 
 
+OUTER_UID = "ORLOP_OUTER_UID"
+"""Set for what runs later inside our user namespace, where every user is 0: who it is outside."""
+
 _KEPT = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SOURCE_DATE_EPOCH", "PATH")
 
 
@@ -69,6 +72,13 @@ def from_environment(
         program=program,
         environ=tuple((name, environ[name]) for name in _KEPT if name in environ),
     )
+
+
+def outer_uid(environ: Mapping[str, str]) -> int:
+    """Our user id outside of the user namespace that orlop makes for those who are not root."""
+    uid = os.getuid()
+    told = environ.get(OUTER_UID, "")
+    return int(told) if uid == 0 and told.isdigit() else uid
 
 
 def _absolute(path: str) -> str:

@@ -127,7 +127,11 @@ class System:
         engine = self._engine
         for record in engine.root.state.containers.all(engine.settings.namespace):
             stopping.stop(engine, record, 0)
-        if not engine.settings.uid:
+        if engine.settings.uid:
+            from orlop.engine import rootless
+
+            rootless.tear_down(engine.settings)
+        else:
             engine.networks.tear_down()
 
     def events(self, since: str = "", until: str = "", *, follow: bool = True) -> Iterator[dict[str, Any]]:
