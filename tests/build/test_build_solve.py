@@ -10,12 +10,18 @@ import pytest
 
 from orlop.build.dockerfile.source import DockerfileError, DockerfileUnimplemented, Failure
 from orlop.build.failures import BuildFailed
-from orlop.errors import Cancelled, Kind, NotFound
+from orlop.build.protocols import StepMount
+from orlop.build.solve import BuildRequest
+from orlop.errors import Cancelled, FailedPrecondition, InvalidArgument, Kind, NotFound
 from orlop.oci.image import ImageConfig
 from orlop.oci.manifest import Manifest, parse
 
 if TYPE_CHECKING:
-    from buildkitchen import Kitchen
+    from collections.abc import Callable
+
+    from orlop.build.protocols import ExecStep
+    from orlop.build.testing import Kitchen
+    from orlop.events import Event
 
 
 def test_a_build_runs_copies_and_configures(kitchen: Kitchen) -> None:
@@ -23,7 +29,8 @@ def test_a_build_runs_copies_and_configures(kitchen: Kitchen) -> None:
     kitchen.write({"app.txt": "hello"})
 
     built = kitchen.build(
-        "FROM base\nENV GREETING=hi\nWORKDIR /app\nCOPY app.txt .\nRUN echo $GREETING > said && cat app.txt\nCMD [\"cat\", \"said\"]\n"
+        "FROM base\nENV GREETING=hi\nWORKDIR /app\nCOPY app.txt .\n"
+        'RUN echo $GREETING > said && cat app.txt\nCMD ["cat", "said"]\n'
     )
 
     assert kitchen.output() == "hello"
@@ -61,7 +68,7 @@ def test_what_is_built_is_in_the_store_and_consistent(kitchen: Kitchen) -> None:
 def test_building_again_runs_nothing_and_gives_the_same_image(kitchen: Kitchen) -> None:
     """When nothing changed every step is cached, nothing is mounted or run, and the digest is the same."""
     kitchen.write({"a": "1"})
-    text = "FROM base AS one\nRUN echo 1 > /one\nFROM base\nCOPY a /a\nCOPY --from=one /one /one\nRUN cat /one\nLABEL x=y\n"
+    text = "FROM base AS one\nRUN echo 1 > /one\nFROM base\nCOPY a /a\nCOPY --from=one /one /o\nRUN cat /o\nLABEL x=y\n"
     first = kitchen.build(text)
     before = len(kitchen.root.state.snapshots.all())
 
@@ -145,7 +152,7 @@ def test_proxies_reach_run_but_no_key_and_no_history(kitchen: Kitchen) -> None:
 
 def test_no_cache_runs_everything_and_nothing_old_slips_in(kitchen: Kitchen) -> None:
     """With no_cache all steps run; what follows takes the new results."""
-    text = "FROM base AS a\nRUN cat /proc/sys/kernel/random/uuid > /x || echo $RANDOM > /x\nFROM base\nCOPY --from=a /x /x\n"
+    text = "FROM base AS a\nRUN echo > /x; stat -c %Z /x > /x\nFROM base\nCOPY --from=a /x /x\n"
     kitchen.build(text)
 
     built = kitchen.build(text, no_cache=True)
@@ -192,23 +199,21 @@ def test_stages_are_built_in_parallel(kitchen: Kitchen) -> None:
     """Two stages that need nothing of each other run at the same time: each waits for the other's mark."""
     shared = kitchen.where / "shared"
     shared.mkdir()
-    plain = kitchen.execute
 
-    def execute(step, output):  # type: ignore[no-untyped-def]  # as kitchen.execute
-        from orlop.build.protocols import StepMount
+    def execute(step: ExecStep, output: Callable[[bytes], None]) -> int:
+        if "mkdir" not in step.argv[-1]:
+            step = step.replace(mounts=(StepMount(kind="bind", source=str(shared), target="/shared"),))
+        return kitchen.chrooted(step, output)
 
-        step = step.replace(mounts=(StepMount(kind="bind", source=str(shared), target="/shared"),))
-        return plain(step, output)
-
-    kitchen.execute = execute  # type: ignore[method-assign]  # the same, with a folder of the host
-    meet = "touch /shared/{0}; n=0; while ! test -e /shared/{1}; do sleep 0.05; n=$((n+1)); test $n -lt 400 || exit 9; done"
+    kitchen.execute = execute
+    wait = "n=0; while ! test -e /shared/{1}; do sleep 0.05; n=$((n+1)); test $n -lt 400 || exit 9; done"
+    meet = "touch /shared/{0}; " + wait
     text = (
         "FROM base AS root\nRUN mkdir /shared\n"
         f"FROM root AS a\nRUN {meet.format('a', 'b')} && echo a > /a\n"
         f"FROM root AS b\nRUN {meet.format('b', 'a')} && echo b > /b\n"
         "FROM base\nCOPY --from=a /a /a\nCOPY --from=b /b /b\n"
     )
-    kitchen.execute = lambda step, output: (plain if "mkdir" in step.argv[-1] else execute)(step, output)  # type: ignore[method-assign]  # same
 
     with kitchen.tree(kitchen.build(text)) as files:
         assert (files / "a").read_text() + (files / "b").read_text() == "a\nb\n"
@@ -222,7 +227,9 @@ def test_a_failed_run_shows_its_line_its_code_and_its_last_words(kitchen: Kitche
     error = caught.value
     assert error.exit_code == 3
     assert error.output == ("one", "two")
-    assert error.message.startswith("Dockerfile:2: RUN failed with exit code 3\n   2 | RUN echo one; \\\n   3 |   echo two; exit 3")
+    assert error.message.startswith(
+        "Dockerfile:2: RUN failed with exit code 3\n   2 | RUN echo one; \\\n   3 |   echo two; exit 3"
+    )
     assert error.kind == Kind.FAILED_PRECONDITION
     assert not kitchen.root.state.snapshots.all()
     assert not [name for _, _, names in os.walk(f"{kitchen.root.run_path}/build") for name in names]
@@ -244,29 +251,13 @@ def test_a_failure_in_one_stage_stops_the_others(kitchen: Kitchen) -> None:
 def test_a_face_cancels_by_raising(kitchen: Kitchen) -> None:
     """What `report` raises ends the build, and everything is cleaned up."""
 
-    class Stop:
-        def append(self, event: object) -> None:
-            if getattr(event, "action", "") == "build.output":
-                raise Cancelled("enough")
+    def report(event: Event) -> None:
+        if event.action == "build.output":
+            raise Cancelled("enough")
 
-    plain = kitchen.build
-
-    def build() -> None:
-        from orlop.build.solve import BuildRequest, solve
-        from orlop.build.workspace import Workspace
-
-        with Workspace(kitchen.root, kitchen.snapshotter, kitchen.lease) as workspace:
-            solve(
-                BuildRequest(context=str(kitchen.context), dockerfile_text="FROM base\nRUN echo a; sleep 60\n"),
-                workspace=workspace,
-                resolve=kitchen.resolve,
-                execute=kitchen.execute,
-                report=Stop().append,
-            )
-
-    del plain
+    request = BuildRequest(context="", dockerfile_text="FROM base\nRUN echo a; sleep 60\n")
     with pytest.raises(Cancelled, match="enough"):
-        build()
+        kitchen.solve(request, report=report)
     assert not kitchen.root.state.snapshots.all()
 
 
@@ -274,8 +265,7 @@ def test_scratch_is_empty_and_from_a_stage_inherits(kitchen: Kitchen) -> None:
     """FROM scratch has no layer; FROM a stage continues its files, configuration, ENV and ARG."""
     kitchen.write({"hello": "x"})
     text = (
-        "FROM scratch AS a\nARG V=7\nENV E=1\nCOPY hello /dir/hello\nUSER 5\n"
-        "FROM a\nENV W=$V$E\nCOPY hello /dir/two\n"
+        "FROM scratch AS a\nARG V=7\nENV E=1\nCOPY hello /dir/hello\nUSER 5\nFROM a\nENV W=$V$E\nCOPY hello /dir/two\n"
     )
 
     built = kitchen.build(text)
@@ -344,10 +334,6 @@ def test_a_lost_blob_is_a_miss(kitchen: Kitchen) -> None:
 
 def test_check_sees_each_new_layer_and_can_stop_the_build(kitchen: Kitchen) -> None:
     """The Check is given every layer that a step made, and its error ends the build before the step is remembered."""
-    from orlop.build.solve import BuildRequest, solve
-    from orlop.build.workspace import Workspace
-    from orlop.errors import FailedPrecondition
-
     seen: list[str] = []
 
     def check(layer: object, created_by: str) -> None:
@@ -356,18 +342,9 @@ def test_check_sees_each_new_layer_and_can_stop_the_build(kitchen: Kitchen) -> N
         if len(seen) == 2:
             raise FailedPrecondition("a secret")
 
-    with (
-        pytest.raises(FailedPrecondition, match="a secret"),
-        Workspace(kitchen.root, kitchen.snapshotter, kitchen.lease) as workspace,
-    ):
-        solve(
-            BuildRequest(context="", dockerfile_text="FROM base\nRUN echo 1 > /1\nRUN echo 2 > /2\n"),
-            workspace=workspace,
-            resolve=kitchen.resolve,
-            execute=kitchen.execute,
-            check=check,
-            report=kitchen.events.append,
-        )
+    request = BuildRequest(context="", dockerfile_text="FROM base\nRUN echo 1 > /1\nRUN echo 2 > /2\n")
+    with pytest.raises(FailedPrecondition, match="a secret"):
+        kitchen.solve(request, check=check)
     assert [text.split()[3] for text in seen] == ["echo", "echo"]
     assert kitchen.build("FROM base\nRUN echo 1 > /1\nRUN echo 2 > /2\n").misses == ("stage-0/2",)
 
@@ -531,3 +508,83 @@ def test_modes_of_folders_that_copy_makes(kitchen: Kitchen) -> None:
     assert (stat.S_IMODE(made.st_mode), made.st_uid) == (0o755, 0)
     assert (stat.S_IMODE(given.st_mode), given.st_uid, given.st_gid) == (0o755, 9, 8)
     assert (stat.S_IMODE(file.st_mode), file.st_uid, file.st_gid) == (0o600, 9, 8)
+
+
+def test_a_linked_copy_stands_on_its_own(kitchen: Kitchen) -> None:
+    """COPY --link is cached whatever it is put upon, and what follows still depends on both."""
+    kitchen.write({"f": "1"})
+    text = "FROM base\nRUN echo {} > /x\nCOPY --link f /linked/f\nRUN cat /x /linked/f\n"
+    kitchen.build(text.format("a"))
+
+    built = kitchen.build(text.format("b"))
+
+    assert built.hits == ("stage-0/2",)
+    assert kitchen.output() == "b\n1"
+
+
+def test_add_unpacks_into_a_layer(kitchen: Kitchen) -> None:
+    """ADD of a local archive puts its files into the image."""
+    import io
+    import tarfile
+
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as file:
+        entry = tarfile.TarInfo("inner/file")
+        entry.size = 2
+        file.addfile(entry, io.BytesIO(b"ok"))
+    kitchen.write({"x.bin": out.getvalue()})
+
+    with kitchen.tree(kitchen.build("FROM base\nADD x.bin /opt/\n")) as files:
+        assert (files / "opt/inner/file").read_text() == "ok"
+
+
+def test_the_dockerfile_is_found_and_named(kitchen: Kitchen) -> None:
+    """Without a name Dockerfile is taken, then Containerfile; a missing one is NotFound; errors use the short name."""
+
+    def build(dockerfile: str = "") -> None:
+        kitchen.solve(BuildRequest(context=str(kitchen.context), dockerfile=dockerfile))
+
+    with pytest.raises(NotFound, match=r"there is no .*/Dockerfile"):
+        build()
+    kitchen.write({"Containerfile": "FROM base\nNOPE\n", "sub/My.Dockerfile": "FROM base\nNOPE\n"})
+    with pytest.raises(DockerfileError, match=r"^Containerfile:2:"):
+        build()
+    with pytest.raises(DockerfileError, match=r"^sub/My.Dockerfile:2:"):
+        build(str(kitchen.context / "sub/My.Dockerfile"))
+    kitchen.write({"Dockerfile": b"FROM base\nRUN \xff\n"})
+    with pytest.raises(InvalidArgument, match="not UTF-8"):
+        build()
+
+
+def test_an_unused_base_argument_does_not_matter_but_a_changed_base_does(kitchen: Kitchen) -> None:
+    """A base image with other layers runs everything again; the reason says so."""
+    base = kitchen.images["base"]
+    other = kitchen.build("FROM base\nRUN echo other > /other\n")
+    kitchen.build("FROM base\nRUN echo x > /x\n")
+    kitchen.images["base"] = base.replace(layers=other.layers, config=other.config)
+
+    built = kitchen.build("FROM base\nRUN echo x > /x\n")
+
+    assert built.misses == ("stage-0/1",)
+    assert kitchen.texts("build.miss") == ["the base image changed"]
+    with kitchen.tree(built) as files:
+        assert (files / "other").exists()
+
+
+def test_native_snapshots_build_the_same(kitchen: Kitchen) -> None:
+    """Where no overlay can be mounted, copies give the same layers."""
+    from orlop.layers import snapshots
+
+    text = "FROM base\nCOPY f /d/f\nRUN rm /etc/group && echo x > /y\n"
+    kitchen.write({"f": "1"})
+    arguments = {"SOURCE_DATE_EPOCH": "1000000000"}
+    first = kitchen.build(text, build_args=arguments, no_cache=True)
+    kitchen.snapshotter = snapshots.choose(kitchen.root, "native")
+
+    second = kitchen.build(text, build_args=arguments, no_cache=True)
+
+    with kitchen.tree(first) as one, kitchen.tree(second) as two:
+        for files in (one, two):
+            assert (files / "y").read_text() == "x\n"
+            assert not (files / "etc/group").exists()
+    assert len(first.layers) == len(second.layers)

@@ -61,7 +61,10 @@ def load(data: bytes) -> Result | None:
         if packed is not None:
             diff_id, digest, size, media_type = packed
             layer = LayerRef(
-                diff_id=Digest.parse(diff_id), digest=Digest.parse(digest), size=int(size), media_type=str(media_type)
+                diff_id=Digest.parse(str(diff_id)),
+                digest=Digest.parse(str(digest)),
+                size=int(size),
+                media_type=str(media_type),
             )
         return Result(id=str(value["id"]), layer=layer, created=str(value["created"]))
     except (OrlopError, KeyError, TypeError, ValueError):
