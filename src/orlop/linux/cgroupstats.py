@@ -21,16 +21,24 @@ def number(text: str) -> int:
     text = text.strip()
     if text == "max":
         return -1
-    return int(text) if text.lstrip("-").isdigit() else 0
+    return _whole(text) or 0
+
+
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def flat(text: str) -> dict[str, int]:
     """A flat keyed file ("key value" lines); lines that are none are left out."""
     found = {}
     for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if value.strip().lstrip("-").isdigit():
-            found[key] = int(value)
+        key, _, text = line.partition(" ")
+        value = _whole(text)
+        if value is not None:
+            found[key] = value
     return found
 
 
@@ -97,7 +105,7 @@ def cpu(version_cpu: int, version_usage: int, read: Read) -> dict[str, Any]:
         "throttled_ns": stat.get("throttled_time", 0) if version_cpu == 1 else stat.get("throttled_usec", 0) * 1000,
     }
     if version_usage == 1:
-        each = [int(one) for one in read("cpuacct", "cpuacct.usage_percpu").split() if one.isdigit()]
+        each = [number(one) for one in read("cpuacct", "cpuacct.usage_percpu").split()]
         return found | {
             "usage": number(read("cpuacct", "cpuacct.usage")),
             "user": number(read("cpuacct", "cpuacct.usage_user")),
@@ -133,8 +141,8 @@ def _block_v1(read: Read) -> dict[str, dict[str, int]]:
         )
         for line in text.splitlines():
             fields = line.split()
-            if len(fields) == 3 and fields[1] in ("Read", "Write") and fields[2].isdigit():
-                found.setdefault(fields[0], {})[f"{fields[1].lower()}_{unit}"] = int(fields[2])
+            if len(fields) == 3 and fields[1] in ("Read", "Write"):
+                found.setdefault(fields[0], {})[f"{fields[1].lower()}_{unit}"] = number(fields[2])
     return found
 
 
