@@ -23,7 +23,6 @@ from orlop.network.rootless import RootlessRequest
 from orlop.oci import jsontext
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from netlab import Lab
@@ -64,7 +63,7 @@ exec "$@"
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Iterator[str]:
+def source(tmp_path: Path) -> str:
     """A copy of the sources that every user can read."""
     tmp_path.chmod(0o755)
     for folder in list(tmp_path.parents)[:3]:

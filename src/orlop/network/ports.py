@@ -27,6 +27,7 @@ _LARGEST_RANGE = 65535
 _IN_USE = (errno.EADDRINUSE,)
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104  # compared with
 _IPV6_V6ONLY = 26
+_ITSELF = "itself: it is published twice"
 
 
 class Binding(Value):
@@ -220,6 +221,7 @@ def _reserve_one(
     candidates: Iterable[int] = range(binding.first_host, binding.last_host + 1)
     if not binding.first_host:
         candidates = ephemeral() if ephemeral else iter([0] * 64)
+    known = [*taken, *((_ITSELF, one) for one in held.published)]
     refusal: Conflict | None = None
     for candidate in candidates:
         sock: Socket | None = None
@@ -228,15 +230,13 @@ def _reserve_one(
         except OSError as error:
             if error.errno not in _IN_USE:
                 raise _unbindable(binding, candidate, error) from error
-            refusal = _in_use(binding, candidate, taken)
+            refusal = _in_use(binding, candidate, known)
             continue
         port = sock.getsockname()[1] if sock else candidate
         given = Published(
             container_port=binding.container_port, protocol=binding.protocol, host_ip=binding.host_ip, host_port=port
         )
-        owner = next((name for name, other in taken if overlap(given, other)), "")
-        if not owner and any(overlap(given, other) for other in held.published):
-            owner = "this container, a second time"
+        owner = next((name for name, other in known if overlap(given, other)), "")
         if owner:
             if sock:
                 sock.close()
