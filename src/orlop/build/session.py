@@ -186,6 +186,7 @@ class Session:
                 guess = did_you_mean(text, stages)
                 with located(source, span, extra=guess.replace("mean ", "mean the stage ")):
                     known = self._images[key] = self._resolve(Reference.parse(text), platform)
+                self.workspace.lease.hold_all([name for layer in known.layers for name in _names_of(layer)])
             return known
 
     def unpacked(self, layers: tuple[LayerRef, ...]) -> tuple[str, ...]:
@@ -204,15 +205,20 @@ class Session:
         result = keys.load(data) if data is not None else None
         if result is None or result.layer is None:
             return result
-        self.workspace.lease.hold_all((("blob", result.layer.digest), ("layer", result.layer.diff_id)))
+        self.workspace.lease.hold_all(_names_of(result.layer))
         return result if result.layer.digest in self.workspace.root.content else None
 
     def keep(self, key: str, result: Result) -> None:
         """Remember what a step came to, and keep its layer from being collected."""
         self.cache.put(keys.STEPS, key, keys.dump(result))
         if result.layer is not None:
-            things = (("blob", result.layer.digest), ("layer", result.layer.diff_id))
-            self.workspace.root.state.pins.put(self.workspace.namespace, f"build:{key}", things)
+            pins = self.workspace.root.state.pins
+            pins.put(self.workspace.namespace, f"build:{key}", _names_of(result.layer))
+
+
+def _names_of(layer: LayerRef) -> tuple[tuple[str, str], ...]:
+    """What a lease or pin calls a layer: its blob and its tree."""
+    return ("blob", layer.digest), ("layer", layer.diff_id)
 
 
 def _absent(layer: object, _offset: int) -> NoReturn:

@@ -236,6 +236,7 @@ class StageBuild:
             found, cached = performed.result(here, layers)
             place.remember(readable, files)
             session.done(subject, cached=cached)
+            session.report(Event(action="build.done", subject=subject, current=number + 1, total=total))
         else:
             text = step.instruction.text
             session.report(Event(action="build.cached", subject=subject, text=text, current=number + 1, total=total))
