@@ -102,6 +102,35 @@ def test_an_older_layout_is_migrated_alone(root_dir: Path, run_dir: Path, monkey
         assert (root_dir / "VERSION").read_text() == "3\n"
 
 
+def test_making_does_not_wait_for_those_who_use(root_dir: Path, run_dir: Path) -> None:
+    """Of many that open a new root at once and keep it open, none waits for another to close it."""
+    code = (
+        "import sys; from orlop.store.root import Root; root = Root.open(sys.argv[1], sys.argv[2]);"
+        "print('open', flush=True); sys.stdin.readline()"
+    )
+    command = [sys.executable, "-c", code, str(root_dir), str(run_dir)]
+    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    try:
+        assert [opener.stdout.readline() for opener in openers if opener.stdout] == ["open\n"] * 6
+    finally:
+        for opener in openers:
+            opener.communicate("go\n", timeout=30)
+
+
+def test_a_migration_that_others_prevent_says_so(
+    root_dir: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another process has an older root open, migrating it is Conflict with a hint, and nothing changes."""
+    with Root.open(str(root_dir), str(run_dir)):
+        monkeypatch.setattr(root_module, "VERSION", 2)
+        monkeypatch.setattr(root_module, "MIGRATIONS", {1: lambda _: None})
+        monkeypatch.setattr(root_module, "_PATIENCE", 0.02)
+        with pytest.raises(Conflict, match="other processes") as caught:
+            Root.open(str(root_dir), str(run_dir))
+        assert str(root_dir) in caught.value.hint
+        assert (root_dir / "VERSION").read_text() == "1\n"
+
+
 def test_a_folder_of_somebody_elses_is_left_alone(root_dir: Path, run_dir: Path) -> None:
     """A folder with other things in it does not become a store."""
     root_dir.mkdir()

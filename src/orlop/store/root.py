@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from _thread import allocate_lock
 
-from orlop.errors import FailedPrecondition, PermissionDenied
+from orlop.errors import Conflict, FailedPrecondition, PermissionDenied
 from orlop.store import faults
 from orlop.store.content import LAYOUT, ContentStore
 from orlop.store.locks import FileLock
@@ -34,6 +35,9 @@ MIGRATIONS: dict[int, Callable[[str], None]] = {}
 
 UNSAFE = {"nfs": "NFS", "smb": "SMB", "9p": "9p", "afs": "AFS"}
 """File systems on which flock or SQLite's shared memory do not hold between clients."""
+
+_PATIENCE = 20.0
+"""Seconds for which a migration waits for others to be done with the root."""
 
 _FOLDERS = (
     # Containers in a user namespace reach their files through these: they may pass, not list.
@@ -221,26 +225,43 @@ def _version(path: str) -> int | None:
 
 
 def _bring_up(path: str, descriptor: int) -> None:
-    """Make or migrate, alone. The shared lock is held before and after; others may do it in between."""
+    """Make or migrate, alone; or find that somebody else did. The shared lock is held before and after, not between.
+
+    Not by waiting for the exclusive lock: who made the root meanwhile may hold it shared for days.
+    """
+    deadline = time.monotonic() + _PATIENCE
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        found = _version(path)
-        if found is None:
-            _make(path)
-        else:
-            for version in range(found, VERSION):
-                migrate = MIGRATIONS.get(version)
-                if migrate is None:
-                    raise FailedPrecondition(
-                        f"the store at {path} has layout {version}, which is too old to be brought to {VERSION}",
-                        hint="start a new one with --root, and pull or load the images again",
-                    )
-                migrate(path)
-                _write_durably(f"{path}/VERSION", f"{version + 1}\n".encode())
+        while _version(path) != VERSION:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise Conflict(
+                        f"the store at {path} must be brought to layout {VERSION}, but other processes use it",
+                        hint=f"end them first (fuser {path} shows them), or choose another store with --root",
+                    ) from error
+                time.sleep(0.005)
+                continue
+            _make_or_migrate(path)
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def _make_or_migrate(path: str) -> None:
+    found = _version(path)
+    if found is None:
+        _make(path)
+        return
+    for version in range(found, VERSION):
+        migrate = MIGRATIONS.get(version)
+        if migrate is None:
+            raise FailedPrecondition(
+                f"the store at {path} has layout {version}, which is too old to be brought to {VERSION}",
+                hint="start a new one with --root, and pull or load the images again",
+            )
+        migrate(path)
+        _write_durably(f"{path}/VERSION", f"{version + 1}\n".encode())
 
 
 def _make(path: str) -> None:
