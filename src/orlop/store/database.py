@@ -147,7 +147,7 @@ class Database:
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version > len(self._migrations):
-                raise self._too_new(version)  # noqa: TRY301  # everything below BEGIN ends in ROLLBACK when it fails
+                raise self._too_new(version)  # everything below BEGIN ends in ROLLBACK when it fails
             for step in self._migrations[version:]:
                 for statement in step:
                     connection.execute(statement)
@@ -176,7 +176,7 @@ class Database:
                 _patiently(connection, how)
                 self._reads = how == "BEGIN"
             elif self._reads and how != "BEGIN":
-                raise self._reading_only()  # noqa: TRY301  # the lock is given back below, whatever fails
+                raise self._reading_only()  # the lock is given back below, whatever fails
         except engine.Error as error:
             lock.release()
             raise self._explained(error) from error
