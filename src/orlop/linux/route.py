@@ -161,9 +161,12 @@ def link_set(
 ) -> Request:
     """Change the link `name` (or the one with `index`; `name` is then only for messages).
 
-    `up` None leaves its state, `master` 0 takes it out of its bridge, `netns` is a descriptor, `link_local` False keeps
-    IPv6 from making up an address of its own when it comes up (send that before the request that brings it up).
+    `rename` needs `index`. `up` None leaves its state, `master` 0 takes it out of its bridge, `netns` is a descriptor,
+    `link_local` False keeps IPv6 from making up an address of its own when it comes up (send that before the request
+    that brings it up).
     """
+    if rename and not index:
+        raise OSError(errno.EINVAL, f"renaming the link {name} needs its index: a request has room for one name")
     flags, change = (IFF_UP if up else 0), (0 if up is None else IFF_UP)
     payload = _ifinfo(index, flags, change)
     if not index:

@@ -138,7 +138,9 @@ def packed_address(text: str) -> bytes:
 
 
 def address_text(packed: bytes) -> str:
-    """The address of 4 or 16 bytes as text, IPv6 in its shortest form."""
+    """The address of 4 or 16 bytes as text, IPv6 in its shortest form; OSError(EBADMSG) for another length."""
+    if len(packed) not in {4, 16}:
+        raise OSError(errno.EBADMSG, f"an IP address has 4 or 16 bytes, not {len(packed)}")
     return _socket.inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
 
 

@@ -31,7 +31,7 @@ _SLIRP_IP, _SLIRP_PREFIX, _SLIRP_GATEWAY, _SLIRP_DNS = "10.0.2.100", 24, "10.0.2
 _SLIRP_MTU = 65520  # as rootlesskit chose: fewer, larger packets through the tap
 _TUN = "/dev/net/tun"
 _READY_TIMEOUT = 10_000  # milliseconds
-_SEARCH = "/usr/local/bin:/usr/bin:/bin"
+SEARCH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class RootlessRequest(Value):
@@ -46,7 +46,7 @@ class RootlessRequest(Value):
     bindings: tuple[Binding, ...] = ()
     taken: tuple[tuple[str, Published], ...] = ()
     program: str = ""
-    search: str = _SEARCH
+    search: str = SEARCH
     mtu: int = 0
     host_loopback: bool = False
 
@@ -63,7 +63,7 @@ class Attached(Value):
     pid_file: str
 
 
-def find(name: str, search: str = _SEARCH) -> str:
+def find(name: str, search: str = SEARCH) -> str:
     """The path of a program, "" where it is not installed."""
     return next((path for folder in search.split(":") if folder and os.access(path := f"{folder}/{name}", os.X_OK)), "")
 
