@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -380,6 +381,20 @@ def test_a_process_is_born_in_a_v2_cgroup() -> None:
         os.waitpid(pid, 0)
         group.delete()
         Cgroup(BASE).delete()
+
+
+def test_a_process_may_move_itself(either: Cgroup, in_child: InChild) -> None:
+    """A process that joins by itself is a member with all it is, whether it has one thread or more."""
+
+    def body() -> list[bool]:
+        either.join(os.getpid())
+        alone = either.pids() == [os.getpid()]
+        thread = threading.Thread(target=time.sleep, args=(0.2,))
+        thread.start()
+        either.join(os.getpid())
+        return [alone, either.pids() == [os.getpid()]]
+
+    assert in_child(body) == [True, True]
 
 
 # Statistics as texts
