@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Orlop
+    from command import Orlop
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,19 @@ def test_detached_life(orlop: Orlop, busybox: str) -> None:
 def test_wait_and_kill(orlop: Orlop, busybox: str) -> None:
     """`wait` prints the exit code; `kill` sends the signal it is given."""
     orlop(
-        "run", "-d", "--name", "w", busybox, "sh", "-c", "trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done"
+        "run",
+        "-d",
+        "--name",
+        "ward",
+        busybox,
+        "sh",
+        "-c",
+        "trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done",
     )
-    _eventually(lambda: "ready" in orlop("logs", "w"))
-    orlop("kill", "-s", "USR1", "w")
+    _eventually(lambda: "ready" in orlop("logs", "ward"))
+    orlop("kill", "-s", "USR1", "ward")
 
-    assert orlop("wait", "w") == "9\n"
+    assert orlop("wait", "ward") == "9\n"
 
 
 def test_limits_are_in_force(orlop: Orlop, busybox: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Orlop
+    from command import Orlop
 
 MULTI_STAGE = """\
 FROM busybox AS build

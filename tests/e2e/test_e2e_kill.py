@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Orlop
+    from command import Orlop
 
 SEED = 20260401
 FEW = 6  # moments in the ordinary run; the soak takes many

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Orlop
+    from command import Orlop
 
 SERVE = "while :; do echo hello | nc -l -p 80; done"
 

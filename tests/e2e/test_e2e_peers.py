@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Orlop
+    from command import Orlop
 
 pytestmark = pytest.mark.peer
 
@@ -85,9 +85,9 @@ def test_other_runtimes_run_our_containers(orlop: Orlop, busybox: str, hugetlb: 
     need(runtime)
     done = orlop.run("run", "--rm", "--runtime", runtime, "--memory", "64m", busybox, "sh", "-c", "echo out; exit 5")
     assert (done.stdout, done.returncode) == ("out\n", 5), done.stderr
-    orlop("run", "-d", "--name", "x", "--runtime", runtime, busybox, "sleep", "1000")
-    assert orlop("exec", "x", "echo", "inside") == "inside\n"
-    orlop("rm", "-f", "x")
+    orlop("run", "-d", "--name", "other", "--runtime", runtime, busybox, "sleep", "1000")
+    assert orlop("exec", "other", "echo", "inside") == "inside\n"
+    orlop("rm", "-f", "other")
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from orlop.engine.core import Engine
     from orlop.engine.requests import Load, Save
     from orlop.events import Report
-    from orlop.layers.tarformat import Buffer
+    from orlop.layers.tarentry import Buffer
     from orlop.store.images import ImageRecord
     from orlop.store.leases import Lease
 

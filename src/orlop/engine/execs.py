@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from orlop.engine import journal, specs, status
 from orlop.errors import FailedPrecondition, NotFound
@@ -65,6 +66,72 @@ def _read(root: int, path: str) -> bytes | None:
         return None
     finally:
         os.close(file)
+
+
+def execute(engine: Engine, request: Exec, stdio: Stdio | None) -> int:
+    """Run the program; its exit code, or 0 at once when it is detached."""
+    record = engine.containers.record(request.container)
+    now = running(engine, record)
+    given = process(engine, record, now, request)
+    note(engine, record, request)
+    if request.detach or stdio is None:
+        return _detached(engine, record, given)
+    program = record.config["runtime"] or engine.settings.runtime
+    if program and program != "orlop":
+        return _by_program(engine, record, program, given)
+    from orlop.linux.process import thread_count
+
+    if thread_count() != 1:
+        return _by_program(engine, record, "", given)
+    engine.disconnect()
+    state_root = f"{engine.root.run_path}/runtime"
+    if request.tty:
+        from orlop.engine import terminals
+
+        return terminals.execute(record.id, given, state_root=state_root, stdio=stdio)
+    from orlop.runtime import execute as programs
+
+    stdin = stdio.stdin if stdio.stdin >= 0 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    return programs.execute(record.id, given, state_root=state_root, stdio=(stdin, stdio.stdout, stdio.stderr))
+
+
+def _argv(engine: Engine, record: ContainerRecord, program: str, given: dict[str, Any], *more: str) -> list[str]:
+    """The command line of a runtime's `exec`, with the process object in a file."""
+    run = status.run_dir(engine.root, record.id)
+    path = f"{run}/exec-{os.urandom(8).hex()}.json"
+    status.write_json(path, given)
+    if program and program != "orlop":
+        base = [program, "--root", f"{engine.root.run_path}/runtime"]
+    else:
+        base = [sys.executable, "-m", "orlop.runtime.program", "--root", f"{engine.root.run_path}/runtime"]
+    return [*base, "exec", *more, "--process", path, record.id]
+
+
+def _detached(engine: Engine, record: ContainerRecord, given: dict[str, Any]) -> int:
+    """The shim starts it, so that it has a parent when we are gone."""
+    from orlop.runtime.attach import request_program
+
+    program = record.config["runtime"] or engine.settings.runtime
+    argv = _argv(engine, record, program, given, "--detach")
+    if "/" not in argv[0]:
+        argv[0] = _found(engine, argv[0])
+    request_program(status.run_dir(engine.root, record.id), os.urandom(8).hex(), argv)
+    return 0
+
+
+def _found(engine: Engine, program: str) -> str:
+    for folder in dict(engine.settings.environ).get("PATH", "").split(":"):
+        if folder and os.access(f"{folder}/{program}", os.X_OK):
+            return f"{folder}/{program}"
+    raise NotFound(f"the runtime {program} is not installed")
+
+
+def _by_program(engine: Engine, record: ContainerRecord, program: str, given: dict[str, Any]) -> int:
+    """A fresh process of the runtime does it, with our own standard streams."""
+    argv = _argv(engine, record, program, given)
+    path = argv[0] if "/" in argv[0] else _found(engine, argv[0])
+    pid = os.posix_spawn(path, argv, dict(engine.settings.environ))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def running(engine: Engine, record: ContainerRecord) -> Status:

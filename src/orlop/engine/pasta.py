@@ -17,14 +17,13 @@ def attach(engine: Engine, record: ContainerRecord, pid: int) -> dict[str, Any]:
     """Start it for the container whose first process is `pid`; what the launch record keeps."""
     from orlop.engine import attaching
 
-    search = dict(engine.settings.environ).get("PATH", "")
     given = rootless.attach(
         rootless.RootlessRequest(
             pid=pid,
             run_dir=status.run_dir(engine.root, record.id),
             bindings=attaching.bindings(record.config),
             taken=attaching.taken(engine, record),
-            **({"search": search} if search else {}),
+            search=dict(engine.settings.environ).get("PATH") or rootless.SEARCH,
         )
     )
     return {

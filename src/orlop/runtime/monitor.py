@@ -71,6 +71,7 @@ def describe(
         "log": log,
         "cgroups": [],
         "oom": None,
+        "delete_argv": [],
         "exit_argv": [],
         "environment": {},
         "health": None,
@@ -113,6 +114,8 @@ class Monitor:
         for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(ignored, signal.SIG_IGN)  # a shutdown signals everyone: we must see the container's end
         try:
+            for client in self.clients.values():
+                self._serve(client, select.POLLIN)  # whoever came with us has greeted: before the first output
             self._reap()
             while self.status is None:
                 self._turn()
@@ -277,6 +280,9 @@ class Monitor:
                 client.settled = True
             elif kind == frames.EXEC:
                 client.send(frames.encode(frames.OK, b"%d" % self._program(payload)))
+            elif kind == frames.SIGNAL:
+                if self.status is None and len(payload) == 1:
+                    os.kill(self.pid, payload[0])  # not reaped yet, so the pid is still init's
             elif kind == frames.REOPEN_LOG:
                 self.log.reopen()
                 client.send(frames.encode(frames.OK))
@@ -345,12 +351,24 @@ class Monitor:
             finished=finished,
         )
         exits.write(self.given["shim_dir"], exits.FILE, record)
+        self._delete()
         remains.remove(self.given["cgroups"])
         self._close_listener()
         for client in self.clients.values():
             if client.greeted:
                 client.send(frames.encode(frames.EXIT, record))
         return self._farewell()
+
+    def _delete(self) -> None:
+        """Have an external runtime forget the container; ours is forgotten by the engine, which settles more."""
+        argv = self.given["delete_argv"]
+        if not argv:
+            return
+        nothing = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)]
+        try:
+            os.waitpid(os.posix_spawn(argv[0], argv, self.given["environment"], file_actions=nothing), 0)
+        except OSError:
+            return  # the runtime is not there any more: what it knew is its own business
 
     def _drain(self) -> None:
         """Read what the container wrote before it died. Its pipes end at once unless somebody outside holds them."""
