@@ -240,9 +240,10 @@ def test_volatile_is_passed_on(tmp_path: Path, in_child: InChild) -> None:
     assert in_child(body, flags=CLONE_NEWNS)
 
 
-def test_a_bad_overlay_option_is_explained(tmp_path: Path, in_child: InChild) -> None:
-    """A refused overlay says why in the file system's words, besides errno's."""
-    lowers = layers(str(tmp_path), 2)
+@pytest.mark.parametrize("prefix", ["plain", "o:dd"])
+def test_a_bad_overlay_option_is_explained(tmp_path: Path, in_child: InChild, prefix: str) -> None:
+    """A refused overlay says why in the file system's words, besides errno's, whichever way was taken."""
+    lowers = layers(str(tmp_path), 2, prefix)
     with pytest.raises(OSError, match=r"mount overlay on .*/target: Invalid argument \(.*bogus.*\)"):
         in_child(lambda: overlaid(lowers, str(tmp_path), ("bogus=1",)), flags=CLONE_NEWNS)
 

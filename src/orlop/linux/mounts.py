@@ -276,11 +276,14 @@ def _explained(error: OSError, attempt: Callable[[], int]) -> OSError:
     try:
         os.close(attempt())
     except OSError as second:
-        text = second.strerror or ""
-        if "(" in text:
-            reason = text[text.index("(") :]
-            return OSError(error.errno, f"{error.strerror} {reason}")
+        return _with_reason(error, second)
     return error
+
+
+def _with_reason(error: OSError, explained: OSError) -> OSError:
+    """`error` with what the file system said in the other one, in parentheses, if anything."""
+    _, bracket, reason = (explained.strerror or "").partition("(")
+    return OSError(error.errno, f"{error.strerror} ({reason}") if bracket else error
 
 
 def _open_layers(lowers: Sequence[str], upper: str, work: str) -> list[tuple[str, int]]:
@@ -339,7 +342,10 @@ def _overlay_by_descriptor(opened: Sequence[tuple[str, int]], target: str, optio
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF):
                 raise OSError(error.errno, f"{doing}: {error.strerror}") from error
-            _overlay_by_proc_names(opened, target, options, flags, doing)
+            try:
+                _overlay_by_proc_names(opened, target, options, flags, doing)
+            except OSError as second:
+                raise _with_reason(second, error) from second
             return
         try:
             _attach(context, target, flags)

@@ -71,8 +71,10 @@ def compile_profile(profile: dict[str, Any], arch: str = MACHINE) -> bytes:
 
 def program_key(profile: dict[str, Any], arch: str = MACHINE) -> str:
     """A file name for the compiled program: equal only for equal profiles, machines and compilers."""
-    # The digest without hashlib, which loads OpenSSL first
-    from _blake2 import blake2b
+    try:
+        from _blake2 import blake2b  # the digest without hashlib, which loads OpenSSL first
+    except ImportError:  # a Python built without its own digests
+        from hashlib import blake2b
 
     from orlop.oci import jsontext
 
