@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -311,6 +313,26 @@ def test_a_port_of_another_container_is_refused_by_name(lab: Lab) -> None:
 
     assert "10.91.0.3" not in lab.ruleset()
     assert bridge.veth_name(lab.container(3)[0]) not in lab.run("ip", "-br", "link")
+
+
+def test_ports_of_the_dead_are_taken_over(lab: Lab) -> None:
+    """A container that died with nobody to tidy up leaves its port in the firewall; the next one simply gets it."""
+    lab.attach(2, "8080:80")
+    name, netns = lab.container(2)
+    os.close(netns)
+    del lab.containers[name]
+    deadline = time.monotonic() + 5
+    while bridge.veth_name(name) in lab.run("ip", "-br", "link"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "10.91.0.2" in lab.ruleset()
+
+    lab.attach(3, "8080:80")
+    lab.serve(lab.container(3)[1], 80, answer=b"new")
+    assert lab.call(lab.outside, HOST, 8080) == b"new"
+
+    lab.on_host(lambda: route.changes([route.link_delete(bridge.veth_name(lab.container(3)[0]))]))
+    assert lab.attach(3, "8080:80").ports, "so does an earlier life of its own"
 
 
 def test_a_port_of_a_process_is_refused_by_name(lab: Lab) -> None:

@@ -23,11 +23,14 @@ _AF_INET, _AF_INET6 = 2, 10
 _general = struct.Struct(">BBH")
 
 
-def forget(protocol: int, ports: set[int]) -> int:
-    """Forget all connections that were made to one of `ports` (17: UDP) of any address; how many there were."""
+def forget(protocol: int, ports: set[int], *, ipv6: bool = True) -> int:
+    """Forget all connections that were made to one of `ports` (17: UDP) of any address; how many there were.
+
+    The kernel walks its whole table for each port and family (3 ms each where it is sized for 262144 connections).
+    """
     count = 0
     with Netlink(netlink.NETFILTER) as sock:
-        for family in (_AF_INET, _AF_INET6):
+        for family in (_AF_INET, _AF_INET6) if ipv6 else (_AF_INET,):
             for port in ports:
                 found = [one for one in sock.dump(_listing(family, protocol, port)) if is_to(one, protocol, port)]
                 requests = [_deletion(family, one) for one in found]

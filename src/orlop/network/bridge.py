@@ -308,6 +308,7 @@ def _publish(attachment: Attachment, request: AttachRequest, reserved: Reserved)
             talk=network.talk,
             ways=ways(attachment),
             owner=owner,
+            alive=_has_link,
         )
     _forget_datagrams(attachment)
     if proxied:
@@ -320,12 +321,19 @@ def _publish(attachment: Attachment, request: AttachRequest, reserved: Reserved)
     return attachment
 
 
+def _has_link(owner: str) -> bool:
+    """Whether a container still has a link to the host; it has one as long as its network namespace lives."""
+    start = f"{_VETH_PREFIX}{owner.rpartition(':')[2][:_ID_CHARACTERS]}"
+    with Route() as sock:
+        return any(link.name.startswith(start) for link in sock.links())
+
+
 def _forget_datagrams(attachment: Attachment) -> None:
     udp = {port.host_port for port in attachment.ports if port.protocol == "udp"}
     if udp:
         from orlop.linux import conntrack  # only needed for UDP
 
-        conntrack.forget(17, udp)
+        conntrack.forget(17, udp, ipv6=bool(attachment.ip6))
 
 
 def start_proxy(attachment: Attachment, reserved: Reserved | None = None, *, python: str = "") -> int:

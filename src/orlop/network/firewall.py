@@ -50,10 +50,12 @@ def open_way(
     talk: bool = True,
     ways: Sequence[Way] = (),
     owner: str = "",
+    alive: Callable[[str], bool] = lambda _: True,
 ) -> None:
     """Let a network's traffic through and its container's published ports in, in one batch.
 
-    Conflict when one of `ways` is already somebody else's; then nothing is changed.
+    Conflict when one of `ways` is already somebody else's; then nothing is changed. Somebody of whom `alive` (given an
+    owner) says no was killed before it could tidy up, as was an earlier life of `owner`: its ports are taken over.
     """
     for _ in range(_ATTEMPTS):
         install(nft)
@@ -68,24 +70,35 @@ def open_way(
         except OSError as error:
             if error.errno == errno.ENOENT:
                 continue  # somebody flushed the table between our look and our change
-            if error.errno == errno.EEXIST and (taken := _taken(nft, ways)):
+            if error.errno != errno.EEXIST:
+                raise
+            if taken := _taken(nft, ways, lambda holder: holder != owner and alive(holder)):
                 raise taken from error
-            raise
+            continue
         return
-    raise Conflict("the firewall table inet orlop keeps disappearing", hint="something flushes all nf_tables rules")
+    raise Conflict(
+        "the firewall table inet orlop keeps changing", hint="something flushes all nf_tables rules: see nft monitor"
+    )
 
 
-def _taken(nft: Nftables, ways: Sequence[Way]) -> Conflict | None:
-    for way in ways:
-        name, element = way_element(way)
+def _taken(nft: Nftables, ways: Sequence[Way], alive: Callable[[str], bool]) -> Conflict | None:
+    """Who alive has one of `ways`; entries of the dead are deleted."""
+    wanted = {(name, element.key): way for way in ways for name, element in [way_element(way)]}
+    dead: set[tuple[bytes, str]] = set()
+    for name in PORT_MAPS:
         for found in nft.elements(INET, TABLE, name):
-            if found.key == element.key:
-                owner = found.comment.rpartition(":")[2][:12]
+            way = wanted.get((name, found.key))
+            if way is None:
+                continue
+            if alive(found.comment):
                 where = f"{way.host_ip}:{way.host_port}" if way.host_ip else str(way.host_port)
                 return Conflict(
-                    f"port {where}/{way.protocol} is already published by container {owner}",
+                    f"port {where}/{way.protocol} is already published by container "
+                    f"{found.comment.rpartition(':')[2][:12]}",
                     hint="publish another port, or stop that container",
                 )
+            dead.add((found.key, found.comment))
+    _delete(nft, lambda found: (found.key, found.comment) in dead)
     return None
 
 
