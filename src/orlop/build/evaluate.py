@@ -279,8 +279,7 @@ class _Evaluation:
         self.meta(one, one.text)
 
     def onbuild(self, one: dockerfile.Onbuild) -> None:
-        self.set(on_build=(*self.config.on_build, one.trigger))
-        self.meta(one, f"ONBUILD {one.trigger}")
+        self.set(on_build=(*self.config.on_build, one.trigger))  # Docker's history does not tell of it
 
     def run(self, one: dockerfile.Run) -> None:
         argv, script = self._run_command(one)

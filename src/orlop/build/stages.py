@@ -7,6 +7,7 @@ is not built at all. Stages that must run, run in parallel.
 from __future__ import annotations
 
 import threading
+import time
 
 from orlop.build import keys
 from orlop.build.dockerfile.lines import source_of
@@ -232,11 +233,12 @@ class StageBuild:
             reason = "" if self.fresh else place.explain(readable, files)
             if reason:
                 session.report(Event(action="build.miss", subject=subject, text=reason))
-            performed = Perform(self, step, number, subject, key)
-            found, cached = performed.result(here, layers)
+            started = time.monotonic()
+            found, cached = Perform(self, step, number, subject, key).result(here, layers)
             place.remember(readable, files)
             session.done(subject, cached=cached)
-            session.report(Event(action="build.done", subject=subject, current=number + 1, total=total))
+            taken = f"{time.monotonic() - started:.1f}"
+            session.report(Event(action="build.done", subject=subject, text=taken, current=number + 1, total=total))
         else:
             text = step.instruction.text
             session.report(Event(action="build.cached", subject=subject, text=text, current=number + 1, total=total))

@@ -62,10 +62,10 @@ class Kitchen:
         """Let go of all that was built."""
         self.lease.close()
 
-    def add_base(self, name: str, **config: Any) -> BaseImage:
+    def add_base(self, name: str, *, programs: tuple[str, ...] = PROGRAMS, **config: Any) -> BaseImage:
         """A base image made of this machine's programs."""
         pieces: list[bytes] = []
-        host.pack(host.PackRequest(programs=PROGRAMS, name_service=False), lambda piece: pieces.append(bytes(piece)))
+        host.pack(host.PackRequest(programs=programs, name_service=False), lambda piece: pieces.append(bytes(piece)))
         data = b"".join(pieces)
         self.root.content.put(data, mediatype.OCI_LAYER)
         digest = Digest.of(data)
