@@ -134,7 +134,7 @@ def test_image_not_found_says_why(orlop: Orlop) -> None:
     error = orlop.fails("pull", "127.0.0.1:9/none")
 
     assert "127.0.0.1:9" in error
-    assert "refused" in error
+    assert "refuses connections" in error
 
 
 def test_two_tags(orlop: Orlop) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.engine.core import Engine
-    from orlop.engine.requests import Exec
+    from orlop.engine.requests import Exec, Stdio
     from orlop.engine.status import Status
     from orlop.store.containers import ContainerRecord
 

@@ -261,8 +261,7 @@ def attach(engine: Engine, record: ContainerRecord, stdio: Stdio) -> int:
 
 def settle(engine: Engine, container: str, *, restart: bool = False, report: Report | None = None) -> None:
     """After the end: record it, give back what was lent; then remove or (`restart`) start again, as was asked."""
-    ended = exit_record.read(status.run_dir(engine.root, container))
-    record = _settle_now(engine, container, ended)
+    record = _settle_now(engine, container, None)
     if record is None or not restart:
         return
     from orlop.layers import unpack
@@ -287,6 +286,7 @@ def _settle_now(engine: Engine, container: str, ended: ExitRecord | None) -> Con
             return record  # somebody else has settled it
         if status.status_of(root, record).running:
             return None
+        ended = ended or exit_record.read(status.run_dir(root, container))
         removing = record.config["auto_remove"]
         if removing:
             _keep_exit(engine, record, ended)
