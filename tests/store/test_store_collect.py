@@ -7,7 +7,6 @@ import random
 import signal
 import stat
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,8 @@ from orlop.store.snapshots import SnapshotRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.store.conftest import Spawn
 
 
 @pytest.fixture
@@ -260,14 +261,14 @@ def test_volumes_are_never_collected(root: Root) -> None:
     assert os.path.isdir(f"{root.path}/volumes/default/v/_data/file")
 
 
-def test_a_lease_ends_with_its_process(root: Root) -> None:
+def test_a_lease_ends_with_its_process(root: Root, spawn: Spawn) -> None:
     """SIGKILL ends a lease: what only it held goes with the next collection, and so does its file."""
     blob = root.content.put(b"blob", "x").digest
     code = (
         "import sys, time; from orlop.store.root import Root; root = Root.open(sys.argv[1], sys.argv[2]);"
         "lease = root.lease().__enter__(); lease.hold('blob', sys.argv[3]); print('held', flush=True); time.sleep(600)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, root.path, root.run_path, blob], stdout=subprocess.PIPE)
+    holder = spawn(code, root.path, root.run_path, blob)
     assert holder.stdout
     holder.stdout.readline()
     assert collect(root) == Collected()
@@ -394,14 +395,10 @@ def check_whole(root: Root) -> None:
         assert os.path.isdir(f"{root.path}/layers/{layer.short}")
 
 
-def run(program: str, root: Root, seed: int, turns: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", program, root.path, root.run_path, str(seed), str(turns)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_collection_beside_work_loses_nothing(root: Root) -> None:
+def test_collection_beside_work_loses_nothing(root: Root, spawn: Spawn) -> None:
     """Three processes pull, name and delete four images while two collect: no live content is ever missing."""
-    workers = [run(WORK, root, seed, 120) for seed in range(3)] + [run(COLLECT, root, seed, 200) for seed in range(2)]
+    workers = [spawn(WORK, root.path, root.run_path, seed, 120) for seed in range(3)]
+    workers += [spawn(COLLECT, root.path, root.run_path, seed, 200) for seed in range(2)]
     outputs = [worker.communicate(timeout=120) for worker in workers]
     assert [output for output, _ in outputs] == ["done\n"] * 5, outputs
     check_whole(root)
@@ -414,11 +411,11 @@ def test_collection_beside_work_loses_nothing(root: Root) -> None:
         assert os.listdir(f"{root.path}/{room}") == []
 
 
-def test_killed_at_any_moment_the_store_stays_whole(root: Root) -> None:
+def test_killed_at_any_moment_the_store_stays_whole(root: Root, spawn: Spawn) -> None:
     """Workers and collectors killed at random moments leave a store that is whole and can be emptied."""
     rng = random.Random(7)
     for _ in range(8):
-        workers = [run(WORK, root, rng.randrange(1000), 10**9), run(COLLECT, root, 0, 10**9)]
+        workers = [spawn(program, root.path, root.run_path, rng.randrange(1000), 10**9) for program in (WORK, COLLECT)]
         with pytest.raises(subprocess.TimeoutExpired):
             workers[0].wait(timeout=rng.random() * 0.5 + 0.1)
         for worker in workers:

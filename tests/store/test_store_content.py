@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -22,6 +20,8 @@ from orlop.store.root import Root
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.store.conftest import Spawn
 
     from orlop.store.content import ContentStore
 
@@ -192,33 +192,31 @@ with Root.open(sys.argv[1], sys.argv[2]) as root:
     for number in range(20):
         root.content.ingest(blob, (data[i : i + 50_000] for i in range(0, len(data), 50_000)))
         assert root.content.read(blob.digest) == data
-        if sys.argv[3] == "delete":
-            root.content.delete(blob.digest)
 """
 
 
-def test_processes_that_bring_the_same_blob_do_not_disturb_each_other(root_dir: Path, run_dir: Path) -> None:
+def test_processes_that_bring_the_same_blob_do_not_disturb_each_other(
+    root_dir: Path, run_dir: Path, spawn: Spawn
+) -> None:
     """Four processes ingest one blob at once, again and again: all succeed and it is whole."""
-    command = [sys.executable, "-c", RACE, str(root_dir), str(run_dir), "keep"]
-    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    writers = [spawn(RACE, root_dir, run_dir) for _ in range(4)]
     for writer in writers:
         assert writer.stdout
         assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        writer.communicate("go\n", timeout=60)
-    assert [writer.returncode for writer in writers] == [0] * 4
+    outputs = [writer.communicate("go\n", timeout=60) for writer in writers]
+    assert outputs == [("", "")] * 4
     with Root.open(str(root_dir), str(run_dir)) as root:
         assert list(root.content.digests()) == [Digest.of(b"orlop" * 200_000)]
         assert root.content.ingests() == []
 
 
-def test_a_killed_writer_leaves_only_what_can_be_reclaimed(root_dir: Path, run_dir: Path) -> None:
+def test_a_killed_writer_leaves_only_what_can_be_reclaimed(root_dir: Path, run_dir: Path, spawn: Spawn) -> None:
     """SIGKILL in the middle of an ingest: no blob, an idle partial, and the next writer succeeds."""
     code = (
         "import sys, time; from orlop.store.root import Root; root = Root.open(sys.argv[1], sys.argv[2]);"
         "i = root.content.begin('key'); i.write(b'half'); print('ready', flush=True); time.sleep(600)"
     )
-    writer = subprocess.Popen([sys.executable, "-c", code, str(root_dir), str(run_dir)], stdout=subprocess.PIPE)
+    writer = spawn(code, root_dir, run_dir)
     assert writer.stdout
     writer.stdout.readline()
     with Root.open(str(root_dir), str(run_dir)) as root:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,8 @@ from orlop.store.snapshots import SnapshotRecord
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.store.conftest import Spawn
 
     from orlop.store.state import State
 
@@ -440,9 +441,8 @@ print(len(won))
 """
 
 
-def test_processes_that_want_one_name_get_it_once(root: Root) -> None:
+def test_processes_that_want_one_name_get_it_once(root: Root, spawn: Spawn) -> None:
     """Of three processes that add the same 30 names, exactly one gets each."""
-    command = [sys.executable, "-c", ADD, root.path, root.run_path]
-    workers = [subprocess.Popen([*command, who], stdout=subprocess.PIPE, text=True) for who in "abc"]
+    workers = [spawn(ADD, root.path, root.run_path, who) for who in "abc"]
     assert sum(int(worker.communicate(timeout=60)[0]) for worker in workers) == 30
     assert len(root.state.containers.all("default")) == 30

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.store.conftest import Spawn
+
 ONE = (("CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT NOT NULL)",),)
 
 
@@ -102,19 +104,14 @@ def test_an_older_layout_is_migrated_alone(root_dir: Path, run_dir: Path, monkey
         assert (root_dir / "VERSION").read_text() == "3\n"
 
 
-def test_making_does_not_wait_for_those_who_use(root_dir: Path, run_dir: Path) -> None:
+def test_making_does_not_wait_for_those_who_use(root_dir: Path, run_dir: Path, spawn: Spawn) -> None:
     """Of many that open a new root at once and keep it open, none waits for another to close it."""
     code = (
         "import sys; from orlop.store.root import Root; root = Root.open(sys.argv[1], sys.argv[2]);"
         "print('open', flush=True); sys.stdin.readline()"
     )
-    command = [sys.executable, "-c", code, str(root_dir), str(run_dir)]
-    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    try:
-        assert [opener.stdout.readline() for opener in openers if opener.stdout] == ["open\n"] * 6
-    finally:
-        for opener in openers:
-            opener.communicate("go\n", timeout=30)
+    openers = [spawn(code, root_dir, run_dir) for _ in range(6)]
+    assert [opener.stdout.readline() for opener in openers if opener.stdout] == ["open\n"] * 6
 
 
 def test_a_migration_that_others_prevent_says_so(
@@ -224,13 +221,13 @@ def test_a_lock_is_real_although_its_file_may_be_removed(root: Root) -> None:
     assert counter == [800]
 
 
-def test_a_killed_holder_frees_its_lock(root: Root) -> None:
+def test_a_killed_holder_frees_its_lock(root: Root, spawn: Spawn) -> None:
     """A lock ends with its process."""
     code = (
         "import sys, time; from orlop.store.root import Root; root = Root.open(sys.argv[1], sys.argv[2]);"
         "lock = root.lock('x'); lock.acquire(); print('held', flush=True); time.sleep(600)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, root.path, root.run_path], stdout=subprocess.PIPE)
+    holder = spawn(code, root.path, root.run_path)
     assert holder.stdout
     holder.stdout.readline()
     with pytest.raises(Conflict), root.lock("x", wait=False):
@@ -305,11 +302,10 @@ for _ in range(25):
 """
 
 
-def test_processes_share_a_database(tmp_path: Path) -> None:
+def test_processes_share_a_database(tmp_path: Path, spawn: Spawn) -> None:
     """Six processes that make, open, change and close the same new database lose nothing and never see it locked."""
-    command = [sys.executable, "-c", COUNT, str(tmp_path / "x.db")]
-    workers = [subprocess.Popen(command) for _ in range(6)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0] * 6
+    workers = [spawn(COUNT, tmp_path / "x.db") for _ in range(6)]
+    assert [worker.communicate(timeout=120) for worker in workers] == [("", "")] * 6
     assert Database(str(tmp_path / "x.db"), ONE, durable=True).one("SELECT v FROM t") == (str(6 * 25),)
 
 
