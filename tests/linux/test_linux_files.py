@@ -17,6 +17,8 @@ from orlop.linux import files
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.linux.conftest import InChild
+
 
 @pytest.mark.parametrize(("path", "kind"), [("/proc", "proc"), ("/sys", "sysfs"), ("/dev/shm", "tmpfs")])
 def test_the_file_system_of_a_path_is_named(path: str, kind: str) -> None:
@@ -141,6 +143,28 @@ def test_remove_tree_takes_everything_and_follows_nothing(tmp_path: Path) -> Non
     (tmp_path / "single").write_text("x")
     files.remove_tree(f"{tmp_path}/single")
     assert os.listdir(tmp_path) == ["outside"]
+
+
+def test_remove_tree_opens_what_its_owner_locked(tmp_path: Path, in_child: InChild) -> None:
+    """An ordinary user's tree goes although its directories forbid him to read, enter or change them."""
+    tmp_path.chmod(0o755)
+    base = tmp_path / "mine"
+    base.mkdir()
+    os.chown(base, 4321, 4321)
+
+    def body() -> list[str]:
+        os.chdir(base)  # as root: the way here may be closed to others
+        os.setresgid(4321, 4321, 4321)
+        os.setresuid(4321, 4321, 4321)
+        for mode in (0o000, 0o555, 0o300):
+            os.makedirs("tree/a/b")
+            open("tree/a/b/file", "wb").close()
+            for path in ("tree/a/b", "tree/a", "tree"):
+                os.chmod(path, mode)
+            files.remove_tree("tree")
+        return os.listdir(".")
+
+    assert in_child(body) == []
 
 
 def test_remove_tree_survives_depth(tmp_path: Path) -> None:

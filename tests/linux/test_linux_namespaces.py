@@ -10,7 +10,7 @@ import pytest
 
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.linux import namespaces, process
-from orlop.linux.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUSER, CLONE_NEWUTS
+from orlop.linux.namespaces import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +136,27 @@ def test_subordinate_ids_go_through_the_program(in_child: InChild, tmp_path: Pat
     ) as caught:
         mapped(in_child, 54321, lambda pid: namespaces.write_id_maps(pid, ranges, ranges, search=str(tmp_path)))
     assert "/etc/subuid" in caught.value.hint
+
+
+def test_the_real_programs_write_what_subuid_grants(in_child: InChild, tmp_path: Path) -> None:
+    """With ranges granted in /etc/subuid and /etc/subgid, newuidmap and newgidmap map them; setgroups stays allowed."""
+    from orlop.linux import mounts
+
+    grants = {
+        "passwd": "tester:x:54321:54321::/:/bin/sh\n",
+        "subuid": "tester:700000:65536\n",
+        "subgid": "tester:800000:10\n",
+    }
+    uids, gids = [(0, 54321, 1), (1, 700000, 65536)], [(0, 54321, 1), (1, 800000, 10)]
+
+    def body() -> tuple[str, str, str]:
+        for name, text in grants.items():
+            (tmp_path / name).write_text(text)
+            mounts.bind(f"{tmp_path}/{name}", f"/etc/{name}")
+        return mapped(in_child, 54321, lambda pid: namespaces.write_id_maps(pid, uids, gids))
+
+    found = in_child(body, flags=CLONE_NEWNS)
+    assert found == ("0 54321 1 1 700000 65536", "0 54321 1 1 800000 10", "allow")
 
 
 def test_a_missing_program_is_named(in_child: InChild) -> None:

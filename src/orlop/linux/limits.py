@@ -308,7 +308,7 @@ def swap_v2(limit: int | None, swap: int | None) -> int | None:
 def weight_of_shares(shares: int) -> int:
     """Cpu shares (v1: 2 to 262144, 1024 by default) as a weight (v2: 1 to 10000, 100 by default).
 
-    The curve goes through (2, 1), (1024, 100) and (262144, 10000), as crun 1.23 and runc 1.4 have it; older ones drew a
+    The curve goes through (2, 1), (1024, 100) and (262144, 10000), as newer crun and runc have it; older ones drew a
     straight line, which gave a default container 39 and so two fifths of its due beside a host process.
     """
     if shares <= 2:
