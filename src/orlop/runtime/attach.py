@@ -49,7 +49,7 @@ class DetachKeys:
 
 
 def _key(name: str) -> bytes:
-    """One key of a sequence as docker writes it: a character, or ctrl- and a letter or one of @[\\]^_."""
+    """One key of a sequence as docker writes it: a character, or ctrl- and a letter (or one of five signs)."""
     lowered = name.lower()
     if lowered.startswith("ctrl-") and len(lowered) == 6 and "@" <= lowered[5].upper() <= "_":
         return bytes((ord(lowered[5].upper()) & 0x1F,))

@@ -37,6 +37,8 @@ OK = 23
 """Shim to client: the request was done; the payload is its answer (EXEC: the process id in decimal)."""
 ERROR = 24
 """Shim to client: the request failed; the payload says why, in UTF-8."""
+SIGNAL = 25
+"""Client to shim: one byte, the number of a signal for the container's first process."""
 
 WANT_OUTPUT = 1
 """HELLO flag: send STDOUT and STDERR."""
@@ -45,7 +47,7 @@ WANT_STDIN = 2
 WILL_SETTLE = 4
 """HELLO flag: this client cleans up after the exit and says SETTLED."""
 
-KINDS = frozenset((*range(3), *range(16, 25)))
+KINDS = frozenset((*range(3), *range(16, 26)))
 HEADER_SIZE = 8
 MAX_PAYLOAD = 1 << 20
 """Bytes. More is a sign of a stream that is not ours."""

@@ -174,7 +174,7 @@ def open_terminal(pts: int) -> tuple[int, int, str]:
     try:
         found = os.fstat(master)
         if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(5, 2):
-            raise FailedPrecondition("the container's /dev/pts/ptmx is no terminal multiplexer")  # noqa: TRY301  # closes
+            raise FailedPrecondition("the container's /dev/pts/ptmx is no terminal multiplexer")  # closes
         os.set_blocking(master, True)
         fcntl.ioctl(master, 0x40045431, bytes(4))  # TIOCSPTLCK 0: unlock
         number = int.from_bytes(fcntl.ioctl(master, 0x80045430, bytes(4)), "little")  # TIOCGPTN
