@@ -35,7 +35,8 @@ import os, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from orlop.network import ports, rootless
 from orlop.oci import jsontext
-container = ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", "echo; exec sleep 1000"]
+own = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+container = ["unshare", *own, "--net", "sh", "-c", "echo; exec sleep 1000"]
 child = subprocess.Popen(container, stdout=subprocess.PIPE)
 child.stdout.readline()
 try:
@@ -55,9 +56,10 @@ finally:
     child.wait()
 """
 
-# /dev/net/tun with the mode that distributions give it, in a mount namespace of the test's own.
+# /dev/net/tun with the mode that distributions give it, and a resolver at the host's loopback, in a mount namespace.
 OPEN_TUN = """
 mount --make-rprivate / && mknod "$0/tun" c 10 200 && chmod 0666 "$0/tun" && mount --bind "$0/tun" /dev/net/tun &&
+echo nameserver 127.0.0.1 > "$0/resolv.conf" && mount --bind "$0/resolv.conf" /etc/resolv.conf &&
 exec "$@"
 """
 
@@ -73,13 +75,24 @@ def source(tmp_path: Path) -> str:
     return str(tmp_path / "src")
 
 
-def _start(lab: Lab, source: str, *arguments: str, tun: bool = True) -> subprocess.Popen[str]:
+def _python() -> str:
+    """An interpreter that every user may run: ours may live in root's home."""
+    for path in (os.path.realpath(sys.executable), "/usr/local/bin/python3", "/usr/bin/python3"):
+        parts = path.split("/")
+        folders = ["/".join(parts[:depth]) or "/" for depth in range(1, len(parts) + 1)]
+        if os.path.exists(path) and all(os.stat(folder).st_mode & 0o005 == 0o005 for folder in folders):
+            return path
+    raise AssertionError("this machine has no Python that an ordinary user may run")
+
+
+def _start(lab: Lab, source: str, *arguments: str, tun: bool = True, holder: bool = False) -> subprocess.Popen[str]:
     run_dir = lab.folder / "run"
     run_dir.mkdir()
     os.chown(run_dir, USER, USER)
     command = [
         *("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups", "--inh-caps=-all"),
-        *(sys.executable, "-c", PROGRAM, source, str(run_dir), *arguments),
+        *(["unshare", "--user", "--map-root-user", "--mount"] if holder else []),
+        *(_python(), "-c", PROGRAM, source, str(run_dir), *arguments),
     ]
     if tun:
         command = ["unshare", "--mount", "sh", "-c", OPEN_TUN, str(lab.folder), *command]
@@ -90,11 +103,15 @@ def _start(lab: Lab, source: str, *arguments: str, tun: bool = True) -> subproce
     )
 
 
+@pytest.mark.parametrize("holder", [False, True], ids=["own-ids", "shared-ids"])
 @pytest.mark.parametrize("program", ["pasta", "slirp4netns"])
-def test_a_user_publishes_ports_and_goes_out(lab: Lab, source: str, program: str) -> None:
-    """TCP and UDP ports are reached from elsewhere and by loopback, the way out works, and nothing is left."""
+def test_a_user_publishes_ports_and_goes_out(lab: Lab, source: str, program: str, holder: bool) -> None:
+    """TCP and UDP ports are reached from elsewhere and by loopback, the way out works, and nothing is left.
+
+    Whether the container has a user namespace of its own, or shares the one that the caller is root of already.
+    """
     lab.run("ip", "route", "add", "default", "via", "203.0.113.2")  # pasta copies the link that leads out
-    with _start(lab, source, program, "8080:80", "127.0.0.1:8081:80", "5353:53/udp") as user:
+    with _start(lab, source, program, "8080:80", "127.0.0.1:8081:80", "5353:53/udp", holder=holder) as user:
         assert user.stdout
         said = user.stdout.readline()
         assert said, user.communicate()[1]
@@ -112,6 +129,9 @@ def test_a_user_publishes_ports_and_goes_out(lab: Lab, source: str, program: str
         assert lab.call(lab.host, "127.0.0.1", 8081) == b"yes"
         with pytest.raises(ConnectionRefusedError):
             lab.call(lab.outside, HOST, 8081)
+        lab.serve(lab.host, 53, kind=socket.SOCK_DGRAM, answer=b"name")
+        assert told["nameservers"] == ["169.254.1.1" if program == "pasta" else "10.0.2.3"]
+        assert lab.call(netns, told["nameservers"][0], 53, kind=socket.SOCK_DGRAM) == b"name"
         assert lab.call(lab.outside, HOST, 5353, kind=socket.SOCK_DGRAM) == b"udp"
         assert lab.call(netns, "203.0.113.2", 90) == b"out"
         assert told["ip"] == (HOST if program == "pasta" else "10.0.2.100")
@@ -173,11 +193,11 @@ PUBLISHED = st.builds(
 
 @given(st.lists(PUBLISHED, max_size=5), st.booleans(), st.booleans())
 def test_pasta_forwards_what_is_published_and_nothing_else(
-    published: list[Published], joins_user: bool, loopback: bool
+    published: list[Published], pinned: bool, loopback: bool
 ) -> None:
     """Every direction is spelt out, because pasta's default is to forward everything that is bound."""
     request = RootlessRequest(pid=7, run_dir="/run", host_loopback=loopback)
-    arguments = rootless.pasta_arguments(request, published, joins_user=joins_user, pid_file="/run/p")
+    arguments = rootless.pasta_arguments(request, published, pinned="/run/n" if pinned else "", pid_file="/run/p")
 
     for option, protocol in (("-t", "tcp"), ("-u", "udp")):
         given_ = [arguments[at + 1] for at, one in enumerate(arguments) if one == option]
@@ -189,7 +209,7 @@ def test_pasta_forwards_what_is_published_and_nothing_else(
         assert given_ == (wanted or ["none"])
     assert [arguments[at + 1] for at, one in enumerate(arguments) if one in {"-T", "-U"}] == ["none", "none"]
     assert ("--no-map-gw" in arguments) != loopback
-    assert ("--userns" in arguments) == joins_user
+    assert ("--userns" in arguments) != pinned
 
 
 def test_slirp4netns_publishes_ipv4_only() -> None:

@@ -12,7 +12,7 @@ import os
 import select
 
 from orlop.errors import Conflict, FailedPrecondition, InvalidArgument
-from orlop.linux import namespaces, route, sockets
+from orlop.linux import mounts, namespaces, route, sockets
 from orlop.network import children, ports
 from orlop.network.ports import Published
 from orlop.oci import jsontext
@@ -80,28 +80,38 @@ def _is_real_root() -> bool:
         return in_initial_user_namespace(file.read())
 
 
+def _choose(program: str, search: str) -> tuple[str, str]:
+    """(path of pasta, path of slirp4netns), one of them "": the one to use."""
+    if program not in {"", "pasta", "slirp4netns"}:
+        raise InvalidArgument(f"{program!r} is neither pasta nor slirp4netns")
+    pasta = find("pasta", search) if program != "slirp4netns" else ""
+    slirp = find("slirp4netns", search) if program != "pasta" else ""
+    if pasta and not _is_real_root():
+        return pasta, ""
+    if slirp:
+        return "", slirp
+    if pasta:
+        raise FailedPrecondition(
+            "pasta does not work for root",
+            hint="root has bridge networks: leave --network away, or install slirp4netns",
+        )
+    raise FailedPrecondition(
+        f"{program} is not installed" if program else "neither pasta nor slirp4netns is installed",
+        hint="install the package passt, or use --network host or none",
+    )
+
+
+def nameservers(program: str = "", search: str = SEARCH) -> tuple[str, ...]:
+    """What `attach` will answer as `nameservers`: for the resolv.conf that is written before the container starts."""
+    return (DNS_FORWARD,) if _choose(program, search)[0] else (_SLIRP_DNS,)
+
+
 def attach(request: RootlessRequest) -> Attached:
     """Start the program; when this returns, the container's link is up and its ports are served.
 
     Conflict: a port is taken. FailedPrecondition: nothing suitable is installed, or /dev/net/tun is closed to us.
     """
-    pasta, slirp = find("pasta", request.search), find("slirp4netns", request.search)
-    if request.program not in {"", "pasta", "slirp4netns"}:
-        raise InvalidArgument(f"{request.program!r} is neither pasta nor slirp4netns")
-    if request.program:
-        pasta, slirp = (pasta, "") if request.program == "pasta" else ("", slirp)
-    if pasta and _is_real_root():
-        if not slirp:
-            raise FailedPrecondition(
-                "pasta does not work for root",
-                hint="root has bridge networks: leave --network away, or install slirp4netns",
-            )
-        pasta = ""
-    if not pasta and not slirp:
-        raise FailedPrecondition(
-            f"{request.program} is not installed" if request.program else "neither pasta nor slirp4netns is installed",
-            hint="install the package passt, or use --network host or none",
-        )
+    pasta, slirp = _choose(request.program, request.search)
     if not os.access(_TUN, os.R_OK | os.W_OK):
         raise FailedPrecondition(
             f"{_TUN} is not open to this user, and a container's link is made of it",
@@ -122,12 +132,12 @@ def detach(pid_file: str) -> None:
 
 
 def pasta_arguments(
-    request: RootlessRequest, published: Sequence[Published], *, joins_user: bool, pid_file: str
+    request: RootlessRequest, published: Sequence[Published], *, pinned: str, pid_file: str
 ) -> list[str]:
     """The command line for pasta: nothing forwarded but `published`, the host's loopback closed unless asked for.
 
-    Only options that passt has had since early 2023 (Debian 12), and still has. `joins_user`: the container has a user
-    namespace of its own.
+    Only options that passt has had since early 2023 (Debian 12), and still has. `pinned` is a file that the container's
+    network namespace is mounted on; "": the container has a user namespace of its own, which is joined too.
     """
     found = ["--config-net", "--quiet", "--ns-ifname", _INTERFACE, "--pid", pid_file, "--dns-forward", DNS_FORWARD]
     if not request.host_loopback:
@@ -146,9 +156,9 @@ def pasta_arguments(
         for one in wanted or ["none"]:
             found += [option, one]
     found += ["-T", "none", "-U", "none"]
-    if joins_user:
-        found += ["--userns", f"/proc/{request.pid}/ns/user"]
-    return [*found, "--netns", f"/proc/{request.pid}/ns/net"]
+    if pinned:
+        return [*found, "--no-netns-quit", "--netns", pinned]
+    return [*found, "--userns", f"/proc/{request.pid}/ns/user", "--netns", f"/proc/{request.pid}/ns/net"]
 
 
 def _start_pasta(path: str, request: RootlessRequest, published: tuple[Published, ...]) -> Attached:
@@ -157,9 +167,13 @@ def _start_pasta(path: str, request: RootlessRequest, published: tuple[Published
         raise InvalidArgument("pasta publishes tcp and udp ports, not sctp")
     pid_file = f"{request.run_dir}/pasta.pid"
     own_pid_file = f"{request.run_dir}/pasta.own-pid"
-    joins_user = not _same_user_namespace(request.pid)
-    arguments = pasta_arguments(request, published, joins_user=joins_user, pid_file=own_pid_file)
-    code, said = _run([path, *arguments])
+    pinned = _pin(request) if _same_user_namespace(request.pid) else ""
+    try:
+        code, said = _run([path, *pasta_arguments(request, published, pinned=pinned, pid_file=own_pid_file)])
+    finally:
+        if pinned:
+            mounts.unmount(pinned, mounts.MNT_DETACH)
+            os.unlink(pinned)
     if code:
         raise _refusal("pasta", said)
     with open(own_pid_file, encoding="ascii") as file:
@@ -175,6 +189,16 @@ def _start_pasta(path: str, request: RootlessRequest, published: tuple[Published
         ports=published,
         pid_file=pid_file,
     )
+
+
+def _pin(request: RootlessRequest) -> str:
+    # pasta gives up its capabilities before it opens the namespace, and /proc/PID/ns is closed to who has fewer of them
+    # than the process: not a matter where pasta joins the container's own user namespace first.
+    path = f"{request.run_dir}/pasta.netns"
+    with open(path, "w", encoding="ascii"):
+        pass
+    mounts.mount(f"/proc/{request.pid}/ns/net", path, "", mounts.MS_BIND)
+    return path
 
 
 def _same_user_namespace(pid: int) -> bool:
