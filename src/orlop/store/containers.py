@@ -95,9 +95,9 @@ class Containers:
     def all(self, namespace: str = "", *, sandbox: str = "") -> list[ContainerRecord]:
         """All containers of a namespace ("": of all), oldest first; with `sandbox` those in that pod."""
         rows = self._database.query(
-            f"SELECT {_COLUMNS} FROM containers WHERE (?1 = '' OR namespace = ?1)"  # noqa: S608  # constants only
-            " AND (?2 = '' OR sandbox = ?2) ORDER BY created, id",
-            (namespace, sandbox),
+            f"SELECT {_COLUMNS} FROM containers WHERE (:namespace = '' OR namespace = :namespace)"  # noqa: S608  # constants only
+            " AND (:sandbox = '' OR sandbox = :sandbox) ORDER BY created, id",
+            {"namespace": namespace, "sandbox": sandbox},
         )
         return [_record(row) for row in rows]
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from orlop.errors import OrlopError
 
     Row: TypeAlias = tuple[Any, ...]
+    Values: TypeAlias = Sequence[object] | dict[str, object]
+    # for `?` in order, or `:name`; numbered ones (?1) are an error from Python 3.14 on
 else:
     try:
         import _sqlite3 as engine
@@ -56,7 +58,7 @@ class Database:
         self._depth = 0
         self._reads = False
 
-    def query(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+    def query(self, statement: str, values: Values = ()) -> list[Row]:
         """All rows of a SELECT."""
         with self._own_lock():
             try:
@@ -64,7 +66,7 @@ class Database:
             except engine.Error as error:
                 raise self._explained(error) from error
 
-    def one(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+    def one(self, statement: str, values: Values = ()) -> Row | None:
         """The first row of a SELECT, or None."""
         with self._own_lock():
             try:
@@ -84,7 +86,7 @@ class Database:
         """A context in which all queries see one and the same state."""
         return Transaction(self, "BEGIN")
 
-    def execute(self, statement: str, values: Sequence[object] = ()) -> int:
+    def execute(self, statement: str, values: Values = ()) -> int:
         """Change something, in a transaction of its own unless one is open; returns the number of rows changed."""
         with self.writing() as transaction:
             return transaction.execute(statement, values)
@@ -253,7 +255,7 @@ class Transaction:
         self._connection = None
         self._database._end(commit=kind is None)  # noqa: SLF001  # two halves of one thing
 
-    def execute(self, statement: str, values: Sequence[object] = ()) -> int:
+    def execute(self, statement: str, values: Values = ()) -> int:
         """Change something; returns the number of rows changed."""
         assert self._connection is not None
         try:
@@ -269,11 +271,11 @@ class Transaction:
         except engine.Error as error:
             raise self._database._explained(error) from error  # noqa: SLF001  # two halves of one thing
 
-    def query(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+    def query(self, statement: str, values: Values = ()) -> list[Row]:
         """All rows of a SELECT, as this transaction sees them."""
         return self._database.query(statement, values)
 
-    def one(self, statement: str, values: Sequence[object] = ()) -> Row | None:
+    def one(self, statement: str, values: Values = ()) -> Row | None:
         """The first row of a SELECT, as this transaction sees it."""
         return self._database.one(statement, values)
 

@@ -164,18 +164,21 @@ class Images:
         # name:tag@digest means the digest; any name of that repository may hold it.
         plain = reference.replace(tag="")
         row = self._database.one(
-            "SELECT manifest FROM names WHERE namespace = ?1 AND (reference = ?2 OR manifest = ?3 AND"
-            " (substr(reference, 1, length(?4) + 1) IN (?4 || ':', ?4 || '@')))",
-            (namespace, str(plain), reference.digest, reference.name),
+            "SELECT manifest FROM names WHERE namespace = ? AND (reference = ? OR manifest = ? AND"
+            " substr(reference, 1, ?) IN (?, ?))",
+            (
+                *(namespace, str(plain), reference.digest),
+                *(len(reference.name) + 1, f"{reference.name}:", f"{reference.name}@"),
+            ),
         )
         return None if row is None else self.get(namespace, row[0])
 
     def _by_prefix(self, namespace: str, text: str, prefix: str) -> ImageRecord | None:
         low, high = f"sha256:{prefix}", f"sha256:{prefix}g"
         rows = self._database.query(
-            f"SELECT {_COLUMNS} FROM images WHERE namespace = ?1 AND config >= ?2 AND config < ?3"  # noqa: S608  # same
-            f" UNION SELECT {_COLUMNS} FROM images WHERE namespace = ?1 AND manifest >= ?2 AND manifest < ?3",
-            (namespace, low, high),
+            f"SELECT {_COLUMNS} FROM images WHERE namespace = ? AND config >= ? AND config < ?"  # noqa: S608  # same
+            f" UNION SELECT {_COLUMNS} FROM images WHERE namespace = ? AND manifest >= ? AND manifest < ?",
+            (namespace, low, high) * 2,
         )
         if not rows:
             return None

@@ -49,7 +49,7 @@ class Networks(NamedRecords):
 
     def release(self, network: str, owner: str) -> None:
         """Take back all addresses that `owner` has in `network` ("": in all networks)."""
-        self._database.execute("DELETE FROM addresses WHERE owner = ?1 AND (?2 = '' OR network = ?2)", (owner, network))
+        self._database.execute("DELETE FROM addresses WHERE owner = ? AND ? IN ('', network)", (owner, network))
 
     def addresses(self, network: str) -> list[tuple[str, str]]:
         """All (address, owner) in a network."""

@@ -44,7 +44,7 @@ class Pins:
     def all(self, namespace: str, owner: str = "") -> list[Pin]:
         """All pins of a namespace, least recently used first; with `owner` only its own."""
         rows = self._database.query(
-            "SELECT namespace, owner, kind, key, used FROM pins WHERE namespace = ?1 AND (?2 = '' OR owner = ?2)"
+            "SELECT namespace, owner, kind, key, used FROM pins WHERE namespace = ? AND ? IN ('', owner)"
             " ORDER BY used, owner",
             (namespace, owner),
         )
