@@ -71,6 +71,16 @@ class Channel:
             raise Internal(f"expected {word!r} on the channel, got {sorted(message)}")
         return message
 
+    def finish(self, patience: float = 30.0) -> None:
+        """Say that nothing more will come, and wait (seconds) until the peer has ended too; what it says is dropped."""
+        try:
+            self._socket.shutdown(_socket.SHUT_WR)
+            self._socket.settimeout(patience)
+            while self._socket.recv(_SIZE):
+                continue
+        except OSError:
+            return  # it is gone, or does not hear: either way we have done our part
+
     def close(self) -> None:
         """Close this end."""
         self._socket.close()

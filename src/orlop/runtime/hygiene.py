@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` would load enum
 import codecs
+import fcntl
 import gc
 import os
 import sys
@@ -50,6 +51,11 @@ def default_signals() -> None:
         except (OSError, ValueError):
             continue  # SIGKILL, SIGSTOP, and those libc keeps for itself
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def above_standard(fd: int) -> int:
+    """A copy of `fd` that is none of the standard streams' numbers, when it is one; -1 stays -1."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if 0 <= fd <= 2 else fd
 
 
 def null_stdio() -> None:

@@ -136,7 +136,7 @@ def delete(container_id: str, *, state_root: str, force: bool = False, warn: Cal
     FailedPrecondition while it lives. What a killed maker left is removed as well. With `force`, no container is fine.
     """
     try:
-        directory = states.lock(state_root, container_id)
+        directory = states.lock(state_root, container_id, wait=force)
     except NotFound:
         if force:
             return

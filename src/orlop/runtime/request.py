@@ -92,6 +92,35 @@ class ShimRequest(Value):
             raise InvalidArgument(f"the shim request is not one: {error}") from error
 
 
+class ExecRequest(Value):
+    """A program to be started in a running container. `process` is the runtime-spec's process object as JSON text."""
+
+    container_id: str
+    state_root: str
+    process: bytes
+    timeout: float = 0.0  # seconds; 0: none
+
+    def process_object(self) -> dict[str, Any]:
+        """The process object."""
+        return jsontext.load_object(self.process, what="the process to be executed")
+
+    def to_json(self) -> bytes:
+        """The request as JSON text with its version."""
+        fields = {"container_id": self.container_id, "state_root": self.state_root, "timeout": self.timeout}
+        return jsontext.dumps({"version": VERSION, **fields, "process": self.process_object()})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """The request that `to_json` wrote; InvalidArgument for another version or other fields."""
+        fields = jsontext.load_object(data, what="the exec request")
+        if fields.pop("version", None) != VERSION:
+            raise InvalidArgument("the exec request has another version", hint="restart the program that starts shims")
+        try:
+            return cls(**fields | {"process": jsontext.dumps(fields["process"])})
+        except (KeyError, TypeError) as error:
+            raise InvalidArgument(f"the exec request is not one: {error}") from error
+
+
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     """JSON arrays back as the tuples they were."""
     return {name: _tuple(value) for name, value in fields.items()}

@@ -8,7 +8,6 @@ What it is told: {"start": true}.
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from orlop.errors import Internal
@@ -80,7 +79,7 @@ class Shim:
         os.chdir("/")
         os.umask(0o022)
         # not on 0 to 2, which become ours to give away
-        self._given_stdio = tuple(_above(fd) for fd in self._given_stdio)  # type: ignore[assignment]  # still three
+        self._given_stdio = tuple(hygiene.above_standard(fd) for fd in self._given_stdio)  # type: ignore[assignment]  # still three
         hygiene.null_stdio()
         process.close_fds_except((0, 1, 2, self._control.fd, self._attach, *self._given_stdio))
         os.makedirs(self._request.shim_dir, mode=0o700, exist_ok=True)
@@ -210,10 +209,3 @@ class Shim:
             environment=environment,
             health=health,
         )
-
-
-def _above(fd: int) -> int:
-    """A copy of `fd` that is none of the standard ones; -1 stays."""
-    if fd < 0 or fd > 2:
-        return fd
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)

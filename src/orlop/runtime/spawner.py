@@ -1,38 +1,48 @@
-"""Who forks shims. One protocol, two ways: a direct fork while the process has one thread, a process of its own else.
+"""Who forks shims and runners. One protocol, two ways: a direct fork while the process has one thread, a helper else.
 
-A threaded process must not fork into Python code (locks may be held by threads that do not exist in the child), and the
-container's first process must have a parent with one thread. `ProcessSpawner` therefore asks a helper process that was
-started fresh; requests and descriptors travel over a seqpacket socket.
+A threaded process must not fork into Python code (locks may be held by threads that do not exist in the child), and
+the container's first process must have a parent with one thread. `ProcessSpawner` therefore asks a helper process
+that was started fresh; requests and descriptors travel over a seqpacket socket, the requests' text in a memfd
+because of its size.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
-from orlop.errors import Internal, Unavailable
+from orlop.errors import Internal, OrlopError, Unavailable
 from orlop.linux import process
-from orlop.runtime import channel
-from orlop.runtime.request import ShimRequest
+from orlop.runtime import channel, errors
+from orlop.runtime.request import ExecRequest, ShimRequest
 from orlop.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import NoReturn, Protocol, Self
+    from typing import Any, NoReturn, Protocol, Self, TypeVar
 
     from orlop.runtime.channel import Channel
 
+    Made = TypeVar("Made")
+
     class Spawner(Protocol):
-        """Starts shims."""
+        """Starts shims, and programs in running containers."""
 
         def spawn(
             self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)
         ) -> Handle:
-            """Begin to make a container. `attach` is the shim's end of a foreground client's socket (it is copied)."""
+            """Begin to make a container. `attach` is the shim's end of a foreground client's socket (it is copied).
+
+            `stdio` is used with `inherit_stdio`: the container's standard streams.
+            """
+
+        def execute(self, request: ExecRequest, *, stdio: tuple[int, int, int] = (-1, -1, -1)) -> ExecHandle:
+            """Start a program in a running container; returns once it is executed. -1 is the null device."""
 
         def close(self) -> None:
-            """End what was started for spawning; shims live on."""
+            """End what was started for spawning; shims and programs live on."""
 
 
 class Process(Value):
@@ -46,48 +56,38 @@ def nothing() -> None:
     """What there is to do before a fork, for who has nothing."""
 
 
-class Handle:
-    """A container in the making. Leaving the `with` before `start` undoes everything."""
+def silent(text: str) -> None:
+    """The `warn` of who does not want to know."""
 
-    def __init__(self, control: Channel, warn: Callable[[str], None] | None = None) -> None:
+
+class _Asker:
+    """The asking end of a control channel. A context manager that closes it."""
+
+    def __init__(self, control: Channel, warn: Callable[[str], None]) -> None:
         self._control = control
         self._warn = warn
-        self.shim_pid = int(self._expect("shim")["shim"])
-        self._reap = -1
+        self._fds: list[int] = []
 
-    def _expect(self, word: str) -> dict[str, object]:
+    def _expect(self, word: str) -> dict[str, Any]:
+        """The next message that is no warning: it must say `word`. Its descriptors are kept in `_fds`."""
         while True:
             try:
-                message, fds = self._control.receive()
+                message, self._fds = self._control.receive()
             except EOFError as error:
-                raise Internal("the container's shim ended without a word", hint="look for it in dmesg") from error
-            for fd in fds:
-                os.close(fd)
+                raise Internal("the process that makes the container ended without a word") from error
             if "warn" in message:
-                if self._warn is not None:
-                    self._warn(str(message["warn"]))
-                continue
-            if "error" in message:
-                from orlop.runtime import errors
-
+                self._warn(str(message["warn"]))
+            elif "error" in message:
                 raise errors.of_fields(message)
-            if word in message:
+            elif word in message:
                 return message
-            raise Internal(f"the shim said {sorted(message)}, not {word}")
+            else:
+                raise Internal(f"the other side said {sorted(message)}, not {word}")
 
-    def wait_namespaces(self) -> Process:
-        """The container's first process, as soon as its namespaces are there: the network can be attached."""
-        message = self._expect("namespaces")
-        return Process(pid=int(str(message["namespaces"])), ticks=int(str(message["ticks"])))
-
-    def wait_created(self) -> None:
-        """Wait until the container is created (the OCI word): all is set up, the program is not started."""
-        self._expect("created")
-
-    def start(self) -> None:
-        """Let the program go."""
-        self._control.send(start=True)
-        self._expect("started")
+    def close(self) -> None:
+        """Hang up."""
+        if self._control.fd >= 0:
+            self._control.close()
 
     def __enter__(self) -> Self:
         return self
@@ -95,136 +95,265 @@ class Handle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._control.close()
+        self.close()
 
 
-def become_shim(request: ShimRequest, control: Channel, attach: int, stdio: tuple[int, int, int]) -> NoReturn:
-    """In a fresh fork: be a shim. Never returns."""
-    try:
-        from orlop.runtime.shim import Shim
+class Handle(_Asker):
+    """A container in the making. Closing it before `start` undoes everything, and waits until it is undone."""
 
-        Shim(request, control, attach, stdio).run()
-    finally:
-        os._exit(1)
+    def __init__(self, control: Channel, warn: Callable[[str], None] = silent) -> None:
+        super().__init__(control, warn)
+        self._started = False
+        self.shim_pid = int(self._expect("shim")["shim"])
+
+    def wait_namespaces(self) -> Process:
+        """The container's first process, as soon as its namespaces are there: the network can be attached."""
+        message = self._expect("namespaces")
+        return Process(pid=int(message["namespaces"]), ticks=int(message["ticks"]))
+
+    def wait_created(self) -> None:
+        """Wait until the container is created (the OCI word): all is set up, the program is not started."""
+        self._expect("created")
+
+    def start(self) -> None:
+        """Let the program go; returns once it is executed."""
+        try:
+            self._control.send(start=True)
+        except (BrokenPipeError, ConnectionError):
+            self._expect("started")  # it left word of why it went away
+        self._expect("started")
+        self._started = True
+
+    def close(self) -> None:
+        """Hang up; before `start`, that undoes the container."""
+        if not self._started and self._control.fd >= 0:
+            self._control.finish()
+        super().close()
+
+
+class ExecHandle(_Asker):
+    """A program in a container. `terminal` is its master side (ours), or -1. Closing does not end the program."""
+
+    def __init__(self, control: Channel, warn: Callable[[str], None] = silent) -> None:
+        super().__init__(control, warn)
+        message = self._expect("running")
+        self.process = Process(pid=int(message["running"]), ticks=int(message["ticks"]))
+        self.terminal = self._fds[0] if self._fds else -1
+        self._code: int | None = None
+
+    def wait(self) -> int:
+        """Wait for the program's end: its exit code (128 + signal). DeadlineExceeded after the request's timeout."""
+        if self._code is None:
+            self._code = int(self._expect("exited")["exited"])
+        return self._code
+
+    @property
+    def fd(self) -> int:
+        """Readable when `wait` will not block."""
+        return self._control.fd
+
+    def close(self) -> None:
+        """Hang up, and let go of the terminal."""
+        if self.terminal >= 0:
+            os.close(self.terminal)
+            self.terminal = -1
+        super().close()
 
 
 class DirectSpawner:
     """Forks by itself. Refused (FailedPrecondition) in a process with threads."""
 
-    def __init__(self, before_fork: Callable[[], None] = nothing, warn: Callable[[str], None] | None = None) -> None:
+    def __init__(self, before_fork: Callable[[], None] = nothing, warn: Callable[[str], None] = silent) -> None:
         self._before_fork = before_fork
         self._warn = warn
+        self._children: list[int] = []
 
     def spawn(self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)) -> Handle:
         """Fork the shim."""
-        process.require_one_thread()
         from orlop.runtime import shim  # noqa: F401  # loaded before the fork: the parent keeps it for the next time
 
+        return _opened(Handle, self._fork(lambda its: become_shim(request, its, attach, stdio)), self._warn)
+
+    def execute(self, request: ExecRequest, *, stdio: tuple[int, int, int] = (-1, -1, -1)) -> ExecHandle:
+        """Fork the runner."""
+        from orlop.runtime import runner  # noqa: F401  # as above
+
+        return _opened(ExecHandle, self._fork(lambda its: become_runner(request, its, stdio)), self._warn)
+
+    def _fork(self, become: Callable[[Channel], NoReturn]) -> Channel:
+        process.require_one_thread()
+        self._reap()
         mine, its = channel.pair()
         self._before_fork()
-        if os.fork() == 0:
-            mine.close()
-            become_shim(request, its, attach, stdio)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                mine.close()
+                become(its)
+            finally:
+                os._exit(1)
         its.close()
-        return _begun(mine, self._warn)
+        self._children.append(pid)
+        return mine
+
+    def _reap(self) -> None:
+        """Collect the shims and runners that have ended, so that a long life makes no zombies."""
+        left = []
+        for pid in self._children:
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    left.append(pid)
+            except ChildProcessError:
+                continue
+        self._children = left
 
     def close(self) -> None:
-        """Nothing was started."""
-
-
-def _begun(control: Channel, warn: Callable[[str], None] | None) -> Handle:
-    try:
-        return Handle(control, warn)
-    except BaseException:
-        control.close()
-        raise
+        """Nothing but zombies was kept."""
+        self._reap()
 
 
 _SERVE = (
-    "import sys;sys.path[:0]=sys.argv[2].split(':');from orlop.runtime.spawner import serve;serve(int(sys.argv[1]))"
+    "import sys;sys.path[:0]=sys.argv[2].split('\\0');from orlop.runtime.spawner import serve;serve(int(sys.argv[1]))"
 )
 
 
 class ProcessSpawner:
-    """Has a fresh process with one thread do it. Safe to use from many threads."""
+    """Has a fresh process with one thread do it. Safe to use from many threads; a killed helper is replaced."""
 
-    def __init__(self, before_fork: Callable[[], None] = nothing, warn: Callable[[str], None] | None = None) -> None:
-        del before_fork  # the helper never has our databases open
+    def __init__(self, before_fork: Callable[[], None] = nothing, warn: Callable[[str], None] = silent) -> None:
         import _thread
 
+        del before_fork  # the helper is another program: it never had our databases open
         self._warn = warn
         self._lock = _thread.allocate_lock()
         self._control: Channel | None = None
         self._pid = 0
 
-    def _started(self) -> Channel:
-        import sys
+    def spawn(self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)) -> Handle:
+        """Have the shim forked."""
+        return _opened(Handle, self._ask("spawn", request.to_json(), (attach, *stdio)), self._warn)
 
+    def execute(self, request: ExecRequest, *, stdio: tuple[int, int, int] = (-1, -1, -1)) -> ExecHandle:
+        """Have the runner forked."""
+        return _opened(ExecHandle, self._ask("execute", request.to_json(), (-1, *stdio)), self._warn)
+
+    def _ask(self, what: str, text: bytes, given: tuple[int, ...]) -> Channel:
+        mine, its = channel.pair()
+        store = os.memfd_create("orlop-request")
+        try:
+            os.write(store, text)
+            fds = (store, its.fd, *(fd for fd in given if fd >= 0))
+            with self._lock:
+                try:
+                    self._helper().send(fds, what=what, given=[fd >= 0 for fd in given])
+                except (BrokenPipeError, ConnectionError):
+                    self._forget()
+                    self._helper().send(fds, what=what, given=[fd >= 0 for fd in given])
+        except OSError as error:
+            mine.close()
+            raise Unavailable(f"the process that starts containers cannot be started: {error.strerror}") from error
+        finally:
+            its.close()
+            os.close(store)
+        return mine
+
+    def _helper(self) -> Channel:
         if self._control is None:
             mine, its = channel.pair()
-            path = ":".join(entry for entry in sys.path if entry)
-            argv = [sys.executable, "-I", "-S", "-c", _SERVE, str(its.fd), path]
-            actions = [(os.POSIX_SPAWN_DUP2, its.fd, its.fd)]  # a dup on itself clears close-on-exec
-            os.set_inheritable(its.fd, True)
-            self._pid = os.posix_spawn(sys.executable, argv, {"PATH": os.defpath}, file_actions=actions)
-            its.close()
+            try:
+                home = os.path.dirname(sys.modules["orlop"].__path__[0])
+                os.set_inheritable(its.fd, True)
+                argv = [sys.executable, "-I", "-S", "-c", _SERVE, str(its.fd), home]
+                null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(3)]
+                self._pid = os.posix_spawn(sys.executable, argv, {"PATH": os.defpath}, setsid=True, file_actions=null)
+            except BaseException:
+                mine.close()
+                raise
+            finally:
+                its.close()
             self._control = mine
         return self._control
 
-    def spawn(self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)) -> Handle:
-        """Have the shim forked."""
-        mine, its = channel.pair()
-        try:
-            descriptors = [its.fd, *(fd for fd in (attach, *stdio) if fd >= 0)]
-            with self._lock:
-                try:
-                    self._started().send(
-                        tuple(descriptors),
-                        request=request.to_json().decode(),
-                        attach=attach >= 0,
-                        stdio=[fd >= 0 for fd in stdio],
-                    )
-                except (BrokenPipeError, ConnectionError) as error:
-                    self._control = None
-                    raise Unavailable("the process that starts containers was killed", hint="try again") from error
-        except BaseException:
-            mine.close()
-            raise
-        finally:
-            its.close()
-        return _begun(mine, self._warn)
+    def _forget(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+            try:
+                os.waitpid(self._pid, 0)
+            except ChildProcessError:
+                return  # the program that we are a library of collects its children itself
 
     def close(self) -> None:
         """End the helper."""
         with self._lock:
-            if self._control is not None:
-                self._control.close()
-                self._control = None
-                os.waitpid(self._pid, 0)
+            self._forget()
+
+
+def _opened(
+    kind: Callable[[Channel, Callable[[str], None]], Made], control: Channel, warn: Callable[[str], None]
+) -> Made:
+    """A handle on what was just begun; the channel does not outlive a failure."""
+    try:
+        return kind(control, warn)
+    except BaseException:
+        if control.fd >= 0:
+            control.close()
+        raise
+
+
+def become_shim(request: ShimRequest, control: Channel, attach: int, stdio: tuple[int, int, int]) -> NoReturn:
+    """In a fresh fork: be a shim. Never returns."""
+    from orlop.runtime.shim import Shim
+
+    Shim(request, control, attach, stdio).run()
+
+
+def become_runner(request: ExecRequest, control: Channel, stdio: tuple[int, int, int]) -> NoReturn:
+    """In a fresh fork: run one program in a container. Never returns."""
+    from orlop.runtime import runner
+
+    runner.run(request, control, stdio)
 
 
 def serve(fd: int) -> NoReturn:
-    """The helper: fork a shim per request until the asker is gone. Never returns."""
+    """The helper's whole life: a fork for each request, until the asker is gone. Ends the process."""
     import _signal  # type: ignore[import-not-found]  # as in monitor
 
-    from orlop.runtime import shim  # noqa: F401  # once, for all forks
+    from orlop.runtime import runner, shim  # noqa: F401  # once, for all forks
 
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # shims are nobody's zombies
     os.set_inheritable(fd, False)
+    process.set_name("orlop-spawner")
     control = channel.of_fd(fd)
     while True:
         try:
-            message, descriptors = control.receive()
+            message, fds = control.receive()
         except EOFError:
             os._exit(0)
-        given = iter(descriptors)
-        its = channel.of_fd(next(given))
-        attach = next(given) if message["attach"] else -1
-        first, second, third = (next(given) if there else -1 for there in message["stdio"])
         if os.fork() == 0:
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-            control.close()
-            become_shim(ShimRequest.from_json(message["request"].encode()), its, attach, (first, second, third))
-        its.close()
-        for one in descriptors[1:]:
+            try:
+                _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+                control.close()
+                _serve_one(message, fds)
+            finally:
+                os._exit(1)
+        for one in fds:
             os.close(one)
+
+
+def _serve_one(message: dict[str, Any], fds: list[int]) -> NoReturn:
+    """In the helper's fork: become what was asked for."""
+    with open(fds[0], "rb") as file:
+        file.seek(0)
+        text = file.read()
+    its = channel.of_fd(fds[1])
+    rest = iter(fds[2:])
+    attach, *stdio = (next(rest) if there else -1 for there in message["given"])
+    streams = (stdio[0], stdio[1], stdio[2])
+    try:
+        if message["what"] == "execute":
+            become_runner(ExecRequest.from_json(text), its, streams)
+        become_shim(ShimRequest.from_json(text), its, attach, streams)
+    except OrlopError as error:
+        its.send(**errors.to_fields(error, "the request cannot be served"))
+        os._exit(1)
