@@ -25,7 +25,7 @@ from orlop.build.select import fingerprint, select
 from orlop.build.steps import CopyStep
 from orlop.build.transfer import Target, manner_of
 from orlop.build.tree import Tree
-from orlop.errors import InvalidArgument, OrlopError
+from orlop.errors import FailedPrecondition, InvalidArgument, OrlopError
 from orlop.oci.platform import Platform
 
 if TYPE_CHECKING:
@@ -329,6 +329,28 @@ def test_a_wildcard_that_matches_nothing_warns(bench: Bench) -> None:
 
     assert bench.findings == ["EmptyMatch"]
     assert bench.files() == ["x/a"]
+
+
+def test_a_wildcard_that_matches_only_ignored_files_names_one(bench: Bench) -> None:
+    """The warning names the file that would have matched and the rule that hides it."""
+    bench.write("a", "x.jar")
+    (bench.context / ".dockerignore").write_text("*.jar\n")
+
+    bench.copy("COPY a *.jar /x/")
+
+    assert bench.findings == ["CopyIgnoredFile"]
+
+
+def test_a_file_changed_after_it_was_hashed_is_refused(bench: Bench) -> None:
+    """What is copied is what was hashed; otherwise the cache would lie."""
+    bench.write("f")
+    step = bench.step("COPY f /x")
+    with Context(str(bench.context)) as tree, Target(str(bench.root)) as target:
+        selection = select(step, tree, where="the build context")
+        fingerprint(selection, tree)
+        (bench.context / "f").write_text("longer than before")
+        with pytest.raises(FailedPrecondition, match="changed while the build ran"):
+            target.put(selection, tree, "/x", into=False, manner=manner_of(target, "", ""))
 
 
 def test_the_fingerprint_is_of_names_modes_and_contents(bench: Bench) -> None:

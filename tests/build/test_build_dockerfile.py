@@ -268,6 +268,14 @@ def test_an_error_of_many_lines_shows_the_first_ones() -> None:
     assert caught.value.excerpt.endswith("| ...")
 
 
+def test_a_nul_is_refused_where_it_stands() -> None:
+    """No program can be given a NUL: it is an error before anything runs."""
+    with pytest.raises(DockerfileError, match="NUL") as caught:
+        parse("FROM a\nRUN x\0y")
+
+    assert (caught.value.span.line, caught.value.span.column) == (2, 6)
+
+
 def test_devices_are_understood_but_not_supported() -> None:
     """What BuildKit has and orlop has not is said, with the place."""
     with pytest.raises(DockerfileUnimplemented, match=r"Dockerfile:2: devices"):

@@ -48,6 +48,7 @@ def _unpacked(path: str, node: Node, tree: Tree, target: Target, destination: st
             for entry in tar.read(_chunks(fd)):
                 extraction.add(entry)
             extraction.finish()
+            tree.check(path, node, fd)
         finally:
             os.close(place)
     finally:

@@ -55,7 +55,7 @@ RULES = {
         Rule(
             name="CopyIgnoredFile",
             description="A source of COPY or ADD is hidden by .dockerignore",
-            format="{0} names {1}, which {2} hides",
+            format="{0} would take {1}, but {2} hides it",
             page="copy-ignored-file",
         ),
         Rule(

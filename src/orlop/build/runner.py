@@ -6,15 +6,14 @@ The isolation is the engine's (`Execute`); here lies what a Dockerfile's RUN mea
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from posixpath import dirname
 
+from orlop.build.caches import CacheMounts
 from orlop.build.evaluate import script_name
 from orlop.build.protocols import ExecStep, StepMount
 from orlop.build.stubs import Stubs
-from orlop.errors import Conflict
 from orlop.linux import files, mounts
 
 TYPE_CHECKING = False
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 # Runtimes mount these, and leave the places where they did.
 _RUNTIME_PLACES = ("/dev", "/proc", "/sys", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
 _TAIL = 16 << 10  # bytes of output kept for an error
-_MAX_TRIES = 64
 
 
 class Tail:
@@ -149,34 +147,21 @@ class Runner:
             prepared.append(StepMount(kind="bind", source=path, target=mount.target, readonly=True))
 
     def _cache_folder(self, step: RunStep, mount: Mount, stack: ExitStack) -> str:
-        """The folder of a cache mount; new ones are made as the flag says, filled from `from=` where it is given."""
-        name = hashlib.sha256(mount.id.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        if mount.sharing == "locked":
-            stack.enter_context(self.workspace.root.lock(f"build-cache-{name}"))
-        elif mount.sharing == "private":
-            name = self._private(name, stack)
-        path = os.path.join(self.workspace.cache_folder, name)
-        if not os.path.isdir(path):
-            beside = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
-            os.makedirs(beside, mode=0o700)
+        """The folder of a cache mount; a new one is filled from `from=` where that is given."""
+
+        def fill(folder: str) -> None:
             if mount.origin:
                 tree, source = self.open_tree(step, mount, stack)
-                _fill(tree, source, beside)
-            os.chown(beside, mount.uid, mount.gid)
-            os.chmod(beside, 0o755 if mount.mode is None else mount.mode)
-            try:
-                os.rename(beside, path)
-            except OSError:  # another build was first
-                files.remove_tree(beside)
-        return path
+                _fill(tree, source, folder)
 
-    def _private(self, name: str, stack: ExitStack) -> str:
-        for number in range(_MAX_TRIES):
-            one = f"{name}-{number}"
-            with contextlib.suppress(Conflict):
-                stack.enter_context(self.workspace.root.lock(f"build-cache-{one}", wait=False))
-                return one
-        raise Conflict(f"{_MAX_TRIES} builds use a private copy of the same cache mount")
+        return CacheMounts(root=self.workspace.root).use(
+            mount.id,
+            mount.sharing,
+            stack,
+            fill=fill,
+            owner=(mount.uid, mount.gid),
+            mode=0o755 if mount.mode is None else mount.mode,
+        )
 
     def _bind(self, step: RunStep, mount: Mount, stack: ExitStack) -> StepMount:
         tree, path = self.open_tree(step, mount, stack)

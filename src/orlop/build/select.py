@@ -67,7 +67,7 @@ def select(step: CopyStep, tree: Tree, *, where: str) -> Selection:
         if found:
             roots += found
         elif has_wildcards(source):
-            findings.append(lint.finding("EmptyMatch", span, source))
+            findings.append(_nothing(step, tree, source, span))
         elif _lookup(tree, source) is None:
             raise _missing(step, tree, source, span, where)
     return Selection(roots=tuple(roots), findings=tuple(findings))
@@ -215,6 +215,15 @@ def _could_hold(pattern: str, folder: str) -> bool:
         if not compile_glob(part).match(name):
             return False
     return len(parts) > folder.count("/") + 1
+
+
+def _nothing(step: CopyStep, tree: Tree, source: str, span: Span) -> Finding:
+    """The warning for a wildcard without a match; it names an ignored file that would have matched."""
+    matches = compile_glob(normpath(source).lstrip("/")).match
+    for path, rule in tree.hidden.items():
+        if matches(path):
+            return lint.finding("CopyIgnoredFile", span, step.name, path, str(rule))
+    return lint.finding("EmptyMatch", span, source)
 
 
 def _missing(step: CopyStep, tree: Tree, source: str, span: Span, where: str) -> DockerfileError:

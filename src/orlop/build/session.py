@@ -76,8 +76,8 @@ class Session:
         self._report = report
         self._report_lock = threading.RLock()
         self._lock = threading.Lock()
-        self._image_lock = threading.Lock()
         self._images: dict[tuple[str, str], BaseImage] = {}
+        self._image_locks: dict[tuple[str, str], threading.Lock] = {}
         self._context: Context | None = None
         self._started: dict[int, threading.Thread] = {}
         self.failure: BaseException | None = None
@@ -180,7 +180,9 @@ class Session:
     def image(self, text: str, platform: Platform, source: Source, span: Span, stages: Sequence[str]) -> BaseImage:
         """The image that `text` names; errors show the place and suggest a stage's name."""
         key = (text, str(platform))
-        with self._image_lock:
+        with self._lock:
+            lock = self._image_locks.setdefault(key, threading.Lock())
+        with lock:
             known = self._images.get(key)
             if known is None:
                 guess = did_you_mean(text, stages)

@@ -286,6 +286,7 @@ class _Copier:
             try:
                 if found.st_size:
                     files.copy_range(source, out, 1 << 62)
+                    self.tree.check(full, node, source)
                 if self.tree.owned:
                     for key, value in xattrs_of(source).items():
                         os.setxattr(out, key, value)

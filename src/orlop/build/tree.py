@@ -167,6 +167,13 @@ class Tree:
             raise FailedPrecondition(f"{path} was replaced while the build ran")
         return fd
 
+    def check(self, path: str, node: Node, fd: int) -> None:
+        """Raise FailedPrecondition when the opened file is no longer as it was listed, and so perhaps as it was hashed."""
+        if _stamp(os.fstat(fd)) != _stamp(node.found):
+            raise FailedPrecondition(
+                f"{path} was changed while the build ran", hint="build again when nothing writes to it"
+            )
+
     def digest(self, path: str, node: Node) -> bytes:
         """The sha256 of the regular file's content, from the memory of earlier builds where that is certain."""
         if self._hashes is not None and (known := self._hashes.get(node.found)) is not None:
@@ -179,12 +186,7 @@ class Tree:
             after = os.fstat(fd)
         finally:
             os.close(fd)
-        unchanged = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) == (
-            node.found.st_size,
-            node.found.st_mtime_ns,
-            node.found.st_ctime_ns,
-        )
-        if self._hashes is not None and unchanged:
+        if self._hashes is not None and _stamp(after) == _stamp(node.found):
             self._hashes.put(node.found, digest)
         return digest
 
@@ -246,6 +248,10 @@ def xattrs_of(fd: int) -> dict[str, bytes]:
 
 def _is_users(key: str) -> bool:
     return key.startswith("user.") and not key.startswith(("user.overlay.", "user.orlop."))
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _parts(path: str) -> list[str]:

@@ -35,13 +35,6 @@ class Workspace:
         self._count = 0
         self._lock = threading.Lock()
 
-    @property
-    def cache_folder(self) -> str:
-        """Where RUN --mount=type=cache keeps its folders."""
-        path = os.path.join(self.root.path, "build", "cache")
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        return path
-
     def prepare(self, layer_keys: tuple[str, ...]) -> Snapshot:
         """A new snapshot on unpacked layers (keys, lowest first), held by the lease."""
         with self._lock:

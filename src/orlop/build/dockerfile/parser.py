@@ -28,6 +28,11 @@ def parse(text: str, name: str = "Dockerfile") -> Dockerfile:
     if len(text) > MAX_SIZE:
         span = Span(line=1, column=1, end_line=1, end_column=2)
         raise DockerfileError(f"more than {MAX_SIZE} characters", source=source.replace(lines=("",)), span=span)
+    if "\0" in text:
+        number = text[: text.index("\0")].count("\n") + 1
+        column = source.lines[number - 1].index("\0") + 1
+        span = Span(line=number, column=column, end_line=number, end_column=column + 1)
+        raise DockerfileError("a NUL character cannot stand in a Dockerfile", source=source, span=span)
     parts = split(source)
     findings = list(parts.findings)
     found = []

@@ -1,0 +1,125 @@
+"""The folders of RUN --mount=type=cache: they outlive builds, belong to no image, and go with the build cache.
+
+Each is used under a lock of its name: shared by builds that share it, alone where `sharing` says so, and by pruning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+
+from orlop.errors import Conflict
+from orlop.linux import files
+from orlop.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import ExitStack
+
+    from orlop.store.root import Root
+
+_MAX_COPIES = 64
+
+
+class CacheMounts(Value):
+    """The cache folders of a root."""
+
+    root: Root
+
+    @property
+    def folder(self) -> str:
+        """Where they are."""
+        return os.path.join(self.root.path, "build", "cache")
+
+    def use(
+        self,
+        identity: str,
+        sharing: str,
+        stack: ExitStack,
+        *,
+        fill: Callable[[str], None],
+        owner: tuple[int, int] = (0, 0),
+        mode: int = 0o755,
+    ) -> str:
+        """The folder for the cache `identity`, locked until `stack` ends; `fill` puts first contents into a new one.
+
+        `sharing` is "shared", "locked" (waits until nobody else uses it) or "private" (a copy that nobody else uses).
+        """
+        name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        if sharing == "private":
+            name = self._private(name, stack)
+        else:
+            stack.enter_context(self.root.lock(_lock_of(name), exclusive=sharing == "locked"))
+        path = os.path.join(self.folder, name)
+        if not os.path.isdir(path):
+            self._make(path, fill, owner, mode)
+        return path
+
+    def _private(self, name: str, stack: ExitStack) -> str:
+        for number in range(_MAX_COPIES):
+            one = f"{name}-{number}"
+            with contextlib.suppress(Conflict):
+                stack.enter_context(self.root.lock(_lock_of(one), wait=False))
+                return one
+        raise Conflict(f"{_MAX_COPIES} builds use a private copy of the same cache mount")
+
+    def _make(self, path: str, fill: Callable[[str], None], owner: tuple[int, int], mode: int) -> None:
+        """Made beside and renamed, so that a folder that is there is whole; of two builds the first one wins."""
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        beside = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
+        os.mkdir(beside, 0o700)
+        try:
+            fill(beside)
+            os.chown(beside, *owner)
+            os.chmod(beside, mode)
+            os.rename(beside, path)
+        except OSError:
+            files.remove_tree(beside)
+            if not os.path.isdir(path):
+                raise
+        except BaseException:
+            files.remove_tree(beside)
+            raise
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on the disk by folder name."""
+        return {name: _size(os.path.join(self.folder, name)) for name in self._names()}
+
+    def prune(self) -> int:
+        """Remove all that no build uses now; the bytes freed."""
+        freed = 0
+        for name in self._names():
+            with contextlib.suppress(Conflict), self.root.lock(_lock_of(name.partition(".")[0]), wait=False):
+                path = os.path.join(self.folder, name)
+                freed += _size(path)
+                files.remove_tree(path)
+        return freed
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return []
+
+
+def _lock_of(name: str) -> str:
+    return f"build-cache-{name}"
+
+
+def _size(path: str) -> int:
+    """Blocks that the tree takes, in bytes; hard links count once."""
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(path):
+        for one in (folder, *(os.path.join(folder, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                found = os.lstat(one)
+                if found.st_nlink > 1 and one != folder:
+                    if (found.st_dev, found.st_ino) in seen:
+                        continue
+                    seen.add((found.st_dev, found.st_ino))
+                total += found.st_blocks * 512
+        del folders
+    return total
