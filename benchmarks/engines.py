@@ -92,7 +92,6 @@ class Podman(Engine):
         self.environ |= {
             "CONTAINERS_CONF": str(config),
             "CONTAINERS_REGISTRIES_CONF": str(self.folder / "registries.conf"),
-            "REGISTRY_AUTH_FILE": str(self.folder / "auth.json"),
         }
 
     @staticmethod

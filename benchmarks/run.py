@@ -50,6 +50,7 @@ class Bench:
         self.folder = folder
         self.cache = cache
         self.registry = f"127.0.0.1:{PORT}"
+        self.pushes = 0
         self.server: subprocess.Popen[bytes] | None = None
         self.engines: dict[str, engines.Engine] = {}
         for kind in engines.ENGINES:
@@ -76,21 +77,28 @@ class Bench:
         self.orlop.run("save", "-o", str(self.folder / "busybox.tar"), "localhost/busybox")
         for engine in self.peers():
             engine.run("load", "-i", str(self.folder / "busybox.tar"))
-        self.server = subprocess.Popen(
-            self.orlop.command(
-                "registry", "serve", "--addr", self.registry, "--root", str(self.folder / "registry"), "--anonymous"
-            ),
-            env=self.orlop.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        time.sleep(1.5)
+        self.server = self.serve(self.registry, self.folder / "registry")
         debian = self.folder / "debian"
         debian.mkdir()
-        (debian / "debian.tar").symlink_to(inputs.debian_tar(self.cache))
         shutil.copy(inputs.debian_tar(self.cache), debian / "rootfs.tar")
         (debian / "Dockerfile").write_text('FROM scratch\nADD rootfs.tar /\nCMD ["bash"]\n')
         self.orlop.run("build", "-q", "-t", f"{self.registry}/debian:1", str(debian))
         self.orlop.run("push", f"{self.registry}/debian:1")
         inputs.build_context(self.cache / "context", "localhost/busybox")
+
+    def serve(self, address: str, root: Path) -> subprocess.Popen[bytes]:
+        """A registry of ours; returns when it answers."""
+        server = subprocess.Popen(
+            self.orlop.command("registry", "serve", "--addr", address, "--root", str(root), "--anonymous"),
+            env=self.orlop.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert server.stdout is not None
+        for line in server.stdout:
+            if b"listening on" in line:
+                return server
+        raise RuntimeError(f"the registry on {address} did not start")
 
     def peers(self) -> list[engines.Engine]:
         """The others."""
@@ -139,22 +147,27 @@ class Bench:
         return engine.timed("ps", "-a")
 
     def pull(self, engine: engines.Engine) -> float:
-        """Pull the Debian image into a store that does not have it."""
-        subprocess.run(
-            engine.command("rmi", "-f", f"{self.registry}/debian:1"),
-            env=engine.environ,
-            capture_output=True,
-            check=False,
-        )
+        """Pull the Debian image into a store that has none of it."""
+        remove = engine.command("rmi", "-f", f"{self.registry}/debian:1")
+        subprocess.run(remove, env=engine.environ, capture_output=True, check=False)
+        if engine.name == "orlop":  # its build cache would keep the layers, and the pull would be none
+            engine.run("builder", "prune", "-a", "-f")
         return engine.timed("pull", f"{self.registry}/debian:1")
 
     def push(self, engine: engines.Engine) -> float:
-        """Push the Debian image to a repository that does not have it."""
-        name = f"{self.registry}/push-{engine.name}-{time.monotonic_ns()}:1"
+        """Push the Debian image to a registry that is empty."""
         engine.run("pull", f"{self.registry}/debian:1")
-        engine.run("tag", f"{self.registry}/debian:1", name)
-        took = engine.timed("push", name)
-        engine.run("rmi", name)
+        port = PORT + 1 + self.pushes
+        self.pushes += 1
+        server = self.serve(f"127.0.0.1:{port}", self.folder / f"registry-{port}")
+        try:
+            name = f"127.0.0.1:{port}/debian:1"
+            engine.run("tag", f"{self.registry}/debian:1", name)
+            took = engine.timed("push", name)
+            engine.run("rmi", name)
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
         return took
 
     def build_cold(self, engine: engines.Engine) -> float:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from orlop.store.containers import ContainerRecord
     from orlop.store.images import ImageRecord
 
+_KEEP_PARTIAL = 86400.0  # seconds for which an interrupted download waits to be resumed
+
 
 class Images:
     """The verbs on images, in the engine's namespace."""
@@ -217,7 +219,7 @@ class Images:
             root.state.images.delete(self._namespace, record.manifest)
             actions.append(("deleted", record.config))
             journal.record(root, "image", "delete", record.config)
-        collected = collect(root)
+        collected = collect(root, keep_partial_seconds=_KEEP_PARTIAL)
         actions += [("deleted", digest) for digest in collected.layers]
         return collected.bytes
 
@@ -226,10 +228,11 @@ class Images:
 
     def add(self, record: ImageRecord, names: Iterable[Reference]) -> None:
         """Record an image whose content is whole, then name it. AlreadyExists is impossible: names move."""
-        images = self._engine.root.state.images
-        images.put(record)
-        for name in names:
-            images.tag(self._namespace, str(name), record.manifest)
+        state = self._engine.root.state
+        with state.writing():  # one wait for the disk; and no `rmi` between the image and its name
+            state.images.put(record)
+            for name in names:
+                state.images.tag(self._namespace, str(name), record.manifest)
         self._engine.root.write_index()
 
 

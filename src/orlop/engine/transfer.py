@@ -79,11 +79,10 @@ def fetch(
         )
     if manifest.config.size > _CONFIG_LIMIT:
         raise InvalidArgument(f"{reference.familiar}: its config has {manifest.config.size} bytes, more than 8 MiB")
+    lease.hold("blob", manifest.config.digest)  # first hold, then look: a collection may be under way
     if manifest.config.digest not in root.content:
         with client.blob(reference, manifest.config) as chunks:
-            keep_blob(engine, lease, manifest.config, chunks)
-    else:
-        lease.hold("blob", manifest.config.digest)
+            root.content.ingest(manifest.config, chunks)
     config = ImageConfig.parse(root.content.read(manifest.config.digest, limit=_CONFIG_LIMIT))
     record = image_record(engine.settings.namespace, manifest, config)
 
