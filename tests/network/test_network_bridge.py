@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from netlab import BRIEF, HOST, HOST6, NETWORK, OTHER, OUTSIDE, OUTSIDE6
 
-from orlop.errors import Conflict, InvalidArgument
+from orlop.errors import Conflict, InvalidArgument, PermissionDenied
 from orlop.linux import route, sockets
 from orlop.linux.nftables import Nftables
 from orlop.network import bridge, firewall, ports
@@ -446,6 +446,45 @@ def test_with_docker_our_packets_pass_by_its_own_chain(lab: Lab) -> None:
         lab.on_host(functools.partial(bridge.detach, one))
     lab.on_host(lambda: bridge.remove_network(NETWORK, "lab"))
     assert lab.run("iptables", "-S", "DOCKER-USER").splitlines()[1:] == ["-A DOCKER-USER -j RETURN"]
+
+
+def test_with_docker_ipv6_passes_too(lab: Lab) -> None:
+    """Docker's ip6tables rules are passed in the same way when the network has IPv6."""
+    for program in ("iptables", "ip6tables"):
+        lab.run(program, "-P", "FORWARD", "DROP")
+        lab.run(program, "-N", "DOCKER-USER")
+        lab.run(program, "-I", "FORWARD", "-j", "DOCKER-USER")
+    assert "ip6tables" in lab.on_host(lambda: firewall.cut_off(ipv6=True)) or lab.on_host(firewall.cut_off)
+
+    attachment = lab.attach(2, "8080:80", network=DUAL)
+    lab.serve(lab.container(2)[1], 80, v6=True, answer=b"yes")
+
+    assert (attachment.warning, attachment.proxied) == ("", ())
+    assert lab.call(lab.outside, HOST6, 8080) == b"yes"
+
+
+def test_cut_off_for_ipv6_only(lab: Lab) -> None:
+    """A drop in ip6tables matters to networks with IPv6, and to no other."""
+    lab.run("ip6tables", "-P", "FORWARD", "DROP")
+    assert lab.attach(2, "8080:80").warning == ""
+    assert "ip6tables -I FORWARD" in lab.on_host(lambda: firewall.cut_off(ipv6=True))
+
+
+def test_without_rights_the_error_says_so(lab: Lab) -> None:
+    """An ordinary user gets PermissionDenied with the way out, wherever the first refusal comes from."""
+    name, netns = lab.container(2)
+    request = AttachRequest(container=name, network=NETWORK, ip="10.91.0.2")
+
+    def attempt() -> None:
+        os.seteuid(12345)
+        try:
+            bridge.attach(netns, request)
+        finally:
+            os.seteuid(0)
+
+    with pytest.raises(PermissionDenied) as caught:
+        lab.on_host(attempt)
+    assert "--network pasta" in caught.value.hint
 
 
 @pytest.mark.parametrize("program", ["iptables", "iptables-legacy"])

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import _socket
-import array
 import errno
 import os
+import struct
 
 from orlop.linux import namespaces
 
@@ -33,6 +33,7 @@ RAW = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
 
 _LONGEST_UNIX_PATH = 107  # sun_path without its NUL (unix(7))
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD
+_int = struct.Struct("=i")
 
 
 def accept(listener: Socket) -> tuple[Socket, object]:
@@ -45,7 +46,11 @@ def send_with_descriptors(sock: Socket, data: bytes, descriptors: Sequence[int])
     """Send `data` (at least one byte) with open descriptors attached; the bytes sent."""
     if not data:
         raise OSError(errno.EINVAL, "descriptors travel only with at least one byte")
-    extra = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    extra = (
+        [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"={len(descriptors)}i", *descriptors))]
+        if descriptors
+        else []
+    )
     return sock.sendmsg([data], extra)
 
 
@@ -54,16 +59,16 @@ def receive_with_descriptors(sock: Socket, size: int, most: int = _MOST_DESCRIPT
 
     A message that lost descriptors (more than `most`, or our table is full) is refused with EMFILE: all are closed.
     """
-    numbers = array.array("i")
-    data, extra, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(most * numbers.itemsize), _socket.MSG_CMSG_CLOEXEC)
+    data, extra, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(most * _int.size), _socket.MSG_CMSG_CLOEXEC)
+    found: list[int] = []
     for level, kind, payload in extra:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+            found += (fd for (fd,) in _int.iter_unpack(payload[: len(payload) - len(payload) % _int.size]))
     if flags & _socket.MSG_CTRUNC:
-        for fd in numbers:
+        for fd in found:
             os.close(fd)
         raise OSError(errno.EMFILE, f"a message carried more descriptors than the {most} expected, or than can be open")
-    return data, list(numbers)
+    return data, found
 
 
 def unix_listen(path: str, kind: int = STREAM, backlog: int = 64) -> Socket:

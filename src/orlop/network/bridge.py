@@ -104,7 +104,9 @@ def _attach(netns: int, request: AttachRequest, veth: str, reserved: Reserved) -
             bridge = _ensure_bridge(sock, network, request.scope)
             _add_pair(sock, netns, attachment, network, bridge)
         sockets.inside(netns, lambda: _configure_inside(attachment, request))
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EACCES}:
+            raise
         raise PermissionDenied(
             f"the container cannot be joined to the network {network.name}: {error.strerror}",
             hint="bridge networks need root (CAP_NET_ADMIN); use --network pasta, host or none",
@@ -291,9 +293,9 @@ def _publish(attachment: Attachment, request: AttachRequest, reserved: Reserved)
     owner = f"{attachment.scope}:{attachment.container}"
     v4, v6 = subnets.parse(network.subnet), network.subnet6 and subnets.parse(network.subnet6)
     with Nftables() as nft:
-        blocked = firewall.cut_off(network.bridge, nft)
-        if blocked and request.beside_docker and firewall.pass_docker(nft, network.bridge):
-            blocked = firewall.cut_off(network.bridge, nft)
+        blocked = firewall.cut_off(network.bridge, nft, ipv6=bool(v6))
+        if blocked and request.beside_docker and firewall.pass_docker(nft, network.bridge, ipv6=bool(v6)):
+            blocked = firewall.cut_off(network.bridge, nft, ipv6=bool(v6))
         proxied = tuple(
             port
             for port in attachment.ports

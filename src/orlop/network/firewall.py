@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 
-from orlop.errors import Conflict
+from orlop.errors import Conflict, FailedPrecondition, PermissionDenied
 from orlop.linux import nft_expressions as x
 from orlop.linux import xtables
-from orlop.linux.nftables import FORWARD, INET, IPV4, Batch, Element, Nftables, Rule
+from orlop.linux.nftables import FORWARD, INET, IPV4, IPV6, Batch, Element, Nftables, Rule
 from orlop.network.ruleset import (
     PORT_MAPS,
     TABLE,
@@ -27,17 +27,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from orlop.linux.nftables import Chain
+
 _DOCKER_USER = "DOCKER-USER"
 _DOCKER_BRIDGES = (b"docker0\0", b"br-")
 _ATTEMPTS = 3
 DEFAULT_BRIDGE = "orlop0"
+_NEEDS = (
+    "bridge networks need root and Linux 5.2 with nf_tables (inet, nat, masq, fib); use --network pasta, host or none"
+)
 
 
 def install(nft: Nftables) -> bool:
     """See to it that our rules are there; True if they were not (then elements of running containers are lost too)."""
-    if nft.rules(INET, TABLE, VERSION_CHAIN):
-        return False
-    nft.commit(ruleset())
+    try:
+        if nft.rules(INET, TABLE, VERSION_CHAIN):
+            return False
+        nft.commit(ruleset())
+    except OSError as error:
+        if error.errno in {errno.EPERM, errno.EACCES}:
+            raise PermissionDenied(f"the firewall is not ours to change: {error.strerror}", hint=_NEEDS) from error
+        raise FailedPrecondition(
+            f"this kernel does not take orlop's firewall rules: {error.strerror}", hint=_NEEDS
+        ) from error
     return True
 
 
@@ -164,7 +176,7 @@ def _delete(nft: Nftables, unwanted: Callable[[Element], bool]) -> int:
 # --- other tools' rules -----------------------------------------------------------------------------------------------
 
 
-def cut_off(bridge: str = DEFAULT_BRIDGE, nft: Nftables | None = None) -> str:
+def cut_off(bridge: str = DEFAULT_BRIDGE, nft: Nftables | None = None, *, ipv6: bool = False) -> str:
     """Why others' firewall rules stop packets of `bridge`; "" when nothing is known to stop them.
 
     Looked for: base chains at the forward hook that drop by default (dockerd and ufw do that to iptables' FORWARD),
@@ -172,16 +184,17 @@ def cut_off(bridge: str = DEFAULT_BRIDGE, nft: Nftables | None = None) -> str:
     """
     if nft is None:
         with Nftables() as own:
-            return cut_off(bridge, own)
+            return cut_off(bridge, own, ipv6=ipv6)
     named = x.interface_name(bridge)[: len(bridge) + 1]
+    families = {INET, IPV4, IPV6} if ipv6 else {INET, IPV4}
     for chain in nft.chains():
-        if chain.hook != FORWARD or chain.table == TABLE or chain.family not in {INET, IPV4} or chain.kind != "filter":
+        if chain.hook != FORWARD or chain.table == TABLE or chain.family not in families or chain.kind != "filter":
             continue
         if chain.policy != x.DROP and chain.table != "firewalld":
             continue
         rules = nft.rules(chain.family, chain.table)
         if not any(named in data for rule in rules for _, data in rule.expressions):
-            return _reason(chain.table, chain.name, {rule.chain for rule in rules}, bridge)
+            return _reason(chain, {rule.chain for rule in rules}, bridge)
     legacy = xtables.forward_rules()
     if legacy and legacy[0] and named not in legacy[1]:
         return (
@@ -192,7 +205,8 @@ def cut_off(bridge: str = DEFAULT_BRIDGE, nft: Nftables | None = None) -> str:
     return ""
 
 
-def _reason(table: str, chain: str, chains: set[str], bridge: str) -> str:
+def _reason(chain: Chain, chains: set[str], bridge: str) -> str:
+    table = chain.table
     if table == "firewalld":
         return (
             "firewalld rejects what it does not know, so packets of containers do not pass; let them: "
@@ -204,31 +218,37 @@ def _reason(table: str, chain: str, chains: set[str], bridge: str) -> str:
             f"ufw route allow in on {bridge} && ufw route allow out on {bridge}"
         )
     if table == "filter":
+        program = "ip6tables" if chain.family == IPV6 else "iptables"
         return (
-            "the FORWARD chain of iptables drops what it does not know, so packets of containers do not pass; let "
-            f"them: iptables -I FORWARD -i {bridge} -j ACCEPT; iptables -I FORWARD -o {bridge} -j ACCEPT"
+            f"the FORWARD chain of {program} drops what it does not know, so packets of containers do not pass; let "
+            f"them: {program} -I FORWARD -i {bridge} -j ACCEPT; {program} -I FORWARD -o {bridge} -j ACCEPT"
         )
     return (
-        f"the chain {chain} of the nftables table {table} drops what it does not know, so packets of containers do not "
-        f'pass; let them: accept iifname "{bridge}" and oifname "{bridge}" there'
+        f"the chain {chain.name} of the nftables table {table} drops what it does not know, so packets of containers "
+        f'do not pass; let them: accept iifname "{bridge}" and oifname "{bridge}" there'
     )
 
 
-def pass_docker(nft: Nftables, bridge: str) -> bool:
+def pass_docker(nft: Nftables, bridge: str, *, ipv6: bool = False) -> bool:
     """Let `bridge` pass Docker's rules, in the chain that Docker keeps for others' rules; False where there is none.
 
     dockerd makes FORWARD drop by default and calls DOCKER-USER first, which it never changes itself. An accept there
     would also lead into Docker's own networks, so traffic towards its bridges goes on to Docker's rules. Written as
     iptables-nft writes rules, so that `iptables -S` shows them.
     """
-    rules = nft.rules(IPV4, "filter")
+    passed = [_pass_docker(nft, bridge, family) for family in ((IPV4, IPV6) if ipv6 else (IPV4,))]
+    return any(passed)
+
+
+def _pass_docker(nft: Nftables, bridge: str, family: int) -> bool:
+    rules = nft.rules(family, "filter")
     if not any(_jumps_to(rule, _DOCKER_USER) for rule in rules if rule.chain == "FORWARD"):
         return False
     name = bridge.encode() + b"\0"
     if any(name in data for rule in rules if rule.chain == _DOCKER_USER for _, data in rule.expressions):
         return True
     out_of = x.meta(x.META_IIFNAME) + x.equal(name)
-    batch = Batch(IPV4)
+    batch = Batch(family)
     # Each goes before the ones already put: read upwards.
     batch.add_rule("filter", _DOCKER_USER, x.meta(x.META_OIFNAME) + x.equal(name), x.counter(), _accept(), first=True)
     batch.add_rule("filter", _DOCKER_USER, out_of, x.counter(), _accept(), first=True)
@@ -250,8 +270,9 @@ def _jumps_to(rule: Rule, chain: str) -> bool:
 def unpass_docker(nft: Nftables, bridge: str) -> None:
     """Take back what `pass_docker` put, when the bridge is no more."""
     name = bridge.encode() + b"\0"
-    batch = Batch(IPV4)
-    for rule in nft.rules(IPV4, "filter", _DOCKER_USER):
-        if any(name in data for _, data in rule.expressions):
-            batch.delete_rules("filter", _DOCKER_USER, handle=rule.handle)
-    nft.commit(batch)
+    for family in (IPV4, IPV6):
+        batch = Batch(family)
+        for rule in nft.rules(family, "filter", _DOCKER_USER):
+            if any(name in data for _, data in rule.expressions):
+                batch.delete_rules("filter", _DOCKER_USER, handle=rule.handle)
+        nft.commit(batch)
