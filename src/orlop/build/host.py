@@ -30,10 +30,21 @@ if TYPE_CHECKING:
     class FromHost(Protocol):
         """What a face asks for."""
 
-        programs: tuple[str, ...]
-        includes: tuple[str, ...]  # "DIR[:DEST]"
-        nss: bool
-        certificates: bool
+        @property
+        def programs(self) -> tuple[str, ...]:
+            """Names to look up, or paths."""
+
+        @property
+        def includes(self) -> tuple[str, ...]:
+            """Folders: "DIR[:DEST]"."""
+
+        @property
+        def nss(self) -> bool:
+            """With what glibc needs to look up names."""
+
+        @property
+        def certificates(self) -> bool:
+            """With the machine's certificate authorities."""
 
 
 DEFAULT_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orlop.engine.core import Engine
     from orlop.engine.requests import FromHost
     from orlop.events import Report
+    from orlop.layers.tarentry import Buffer
     from orlop.store.images import ImageRecord
 
 
@@ -40,7 +41,7 @@ def make(engine: Engine, request: FromHost, report: Report) -> ImageRecord:
         with content.begin(f"host-{lease.id}", resume=False) as ingest:
             out = compress.gzip_writer(ingest.write)
 
-            def write(piece: bytes) -> None:
+            def write(piece: Buffer) -> None:
                 running.update(piece)
                 out.write(piece)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orlop.engine.core import Engine
     from orlop.engine.requests import FromHost, Load, Pull, Push, Save
     from orlop.events import Report
+    from orlop.layers.tarentry import Buffer
     from orlop.store.containers import ContainerRecord
     from orlop.store.images import ImageRecord
 
@@ -42,7 +43,7 @@ class Images:
 
         return transfer.push(self._engine, request, report)
 
-    def save(self, request: Save, write: Callable[[bytes], object]) -> None:
+    def save(self, request: Save, write: Callable[[Buffer], object]) -> None:
         """Write images as one archive, uncompressed, to `write`."""
         from orlop.engine import archive
 
