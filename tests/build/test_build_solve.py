@@ -19,9 +19,11 @@ from orlop.oci.manifest import Manifest, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orlop.build.protocols import ExecStep
+    from orlop.build.protocols import BaseImage, ExecStep
     from orlop.build.testing import Kitchen
     from orlop.events import Event
+    from orlop.oci.platform import Platform
+    from orlop.oci.reference import Reference
 
 
 def test_a_build_runs_copies_and_configures(kitchen: Kitchen) -> None:
@@ -588,3 +590,30 @@ def test_native_snapshots_build_the_same(kitchen: Kitchen) -> None:
             assert (files / "y").read_text() == "x\n"
             assert not (files / "etc/group").exists()
     assert len(first.layers) == len(second.layers)
+
+
+def test_base_images_are_asked_for_side_by_side_and_once(kitchen: Kitchen) -> None:
+    """Two images are asked for at the same time: each answer waits for the other question. Each is asked for once."""
+    import threading
+
+    kitchen.add_base("other")
+    meeting = threading.Barrier(2, timeout=20)
+
+    def resolve(reference: Reference, platform: Platform) -> BaseImage:
+        meeting.wait()
+        return kitchen.resolve(reference, platform)
+
+    request = BuildRequest(
+        context="", dockerfile_text="FROM base AS a\nFROM other AS b\nFROM a\nCOPY --from=b /etc/group /g\n"
+    )
+    kitchen.solve(request, resolve=resolve)
+
+    assert sorted(kitchen.resolved) == ["base", "other"]
+
+
+def test_an_image_that_cannot_be_had_is_asked_for_once(kitchen: Kitchen) -> None:
+    """The error of the first question is the build's error."""
+    with pytest.raises(Failure, match="there is no image gone"):
+        kitchen.build("FROM base AS a\nFROM gone AS b\nFROM a\nCOPY --from=b / /\n")
+
+    assert sorted(kitchen.resolved) == ["base", "gone"]

@@ -11,7 +11,7 @@ from orlop.build import keys
 from orlop.build.context import Context
 from orlop.build.dockerfile.source import DockerfileError, did_you_mean
 from orlop.build.failures import located
-from orlop.errors import Cancelled, DataLoss
+from orlop.errors import Cancelled, DataLoss, OrlopError
 from orlop.events import Event
 from orlop.layers import unpack
 from orlop.oci import mediatype
@@ -76,7 +76,7 @@ class Session:
         self._report = report
         self._report_lock = threading.RLock()
         self._lock = threading.Lock()
-        self._images: dict[tuple[str, str], BaseImage] = {}
+        self._images: dict[tuple[str, str], BaseImage | OrlopError] = {}
         self._image_locks: dict[tuple[str, str], threading.Lock] = {}
         self._context: Context | None = None
         self._started: dict[int, threading.Thread] = {}
@@ -185,11 +185,37 @@ class Session:
         with lock:
             known = self._images.get(key)
             if known is None:
-                guess = did_you_mean(text, stages)
-                with located(source, span, extra=guess.replace("mean ", "mean the stage ")):
-                    known = self._images[key] = self._resolve(Reference.parse(text), platform)
-                self.workspace.lease.hold_all([name for layer in known.layers for name in _names_of(layer)])
-            return known
+                try:
+                    known = self._resolve(Reference.parse(text), platform)
+                except OrlopError as error:
+                    known = error
+                self._images[key] = known
+        if isinstance(known, OrlopError):
+            guess = did_you_mean(text, stages)
+            with located(source, span, extra=guess.replace("mean ", "mean the stage ")):
+                raise known
+        self.workspace.lease.hold_all([name for layer in known.layers for name in _names_of(layer)])
+        return known
+
+    def ask_for_images(self, indexes: Iterable[int]) -> None:
+        """Ask for the base images of stages side by side: bringing one may take long."""
+        wanted: dict[tuple[str, str], StageBuild] = {}
+        for index in indexes:
+            stage = self.stages[index]
+            if stage.stage.base is None:
+                wanted.setdefault((stage.stage.image, str(stage.platform)), stage)
+        if len(wanted) < 2:
+            return
+        threads = [threading.Thread(target=self._ask, args=(stage,), daemon=True) for stage in wanted.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    @staticmethod
+    def _ask(stage: StageBuild) -> None:
+        with contextlib.suppress(BaseException):  # whoever needs the image gets the error then
+            stage.base()
 
     def unpacked(self, layers: tuple[LayerRef, ...]) -> tuple[str, ...]:
         """The keys of the unpacked layers, lowest first."""

@@ -117,6 +117,7 @@ def solve(
     session.stages = [StageBuild(session, stage) for stage in plan.stages]
     target = session.stages[plan.target]
     try:
+        session.ask_for_images(plan.needed())
         outcome = target.build()
     except BaseException as error:
         session.stop(error)

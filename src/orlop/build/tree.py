@@ -168,7 +168,7 @@ class Tree:
         return fd
 
     def check(self, path: str, node: Node, fd: int) -> None:
-        """Raise FailedPrecondition when the opened file is no longer as it was listed, and so perhaps as it was hashed."""
+        """FailedPrecondition when the opened file is no longer as it was listed, and so perhaps as it was hashed."""
         if _stamp(os.fstat(fd)) != _stamp(node.found):
             raise FailedPrecondition(
                 f"{path} was changed while the build ran", hint="build again when nothing writes to it"
