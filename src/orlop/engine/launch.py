@@ -347,18 +347,24 @@ def _wants_restart(record: ContainerRecord) -> bool:
 
 def give_back(engine: Engine, record: ContainerRecord) -> None:
     """Return everything that a start borrowed. Safe to do twice, and on what was never started."""
-    from orlop.runtime import lifecycle
     from orlop.store.collect import discard
 
     root = engine.root
     attaching.detach(engine, record)
-    try:
-        lifecycle.delete(record.id, state_root=f"{root.run_path}/runtime", force=True)
-    except NotFound:  # noqa: SIM105  # contextlib would cost every start 5 ms
-        pass  # the shim has removed it
+    _forget(record.id, f"{root.run_path}/runtime")
     run = status.run_dir(root, record.id)
     if os.path.lexists(run):
         discard(root, run)
+
+
+def _forget(container: str, state_root: str) -> None:
+    """Have the runtime let go of a container; the shim may have done that already."""
+    from orlop.runtime import lifecycle
+
+    try:
+        lifecycle.delete(container, state_root=state_root, force=True)
+    except NotFound:
+        return
 
 
 def _remember_failure(engine: Engine, record: ContainerRecord, error: BaseException) -> None:
