@@ -103,15 +103,21 @@ class Session:
         self._keys = DetachKeys(detach_keys if terminal else "")
         self._proxy = proxy_signals
         self._reader = frames.FrameReader()
+        self._waiting = bytearray()
+        os.set_blocking(fd, False)
         wants = frames.WANT_OUTPUT | (frames.WANT_STDIN if stdin >= 0 else 0)
         self._send(frames.hello(wants | (frames.WILL_SETTLE if settles else 0)))
 
     def _send(self, data: bytes) -> None:
+        """Queue and send what goes now. Never blocks: the shim may be waiting for us to read."""
+        self._waiting += data
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            while self._waiting:
+                del self._waiting[: os.write(self._fd, self._waiting[:_READ_SIZE])]
+        except BlockingIOError:
+            return
         except (BrokenPipeError, ConnectionResetError):
-            return  # what it still has to say comes by reading
+            self._waiting.clear()  # what it still has to say comes by reading
 
     def run(self) -> ExitRecord | None:
         """Pass everything on until the program ends: its exit record; None when the user detached.
@@ -122,7 +128,7 @@ class Session:
         if self._terminal and self._stdin >= 0 and os.isatty(self._stdin):
             raw = terminals.raw(self._stdin)
             self._resize()
-        watch = _Signals(self._proxy, resizes=self._terminal)
+        watch = Signals(self._proxy, resizes=self._terminal)
         try:
             return self._pass_on(watch)
         finally:
@@ -130,24 +136,32 @@ class Session:
             if raw is not None:
                 terminals.restore(self._stdin, raw)
 
-    def _pass_on(self, watch: _Signals) -> ExitRecord | None:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        poll.register(watch.fd, select.POLLIN)
-        if self._stdin >= 0:
-            poll.register(self._stdin, select.POLLIN)
+    def _pass_on(self, watch: Signals) -> ExitRecord | None:
+        typing = self._stdin >= 0
         while True:
-            for fd, _ in poll.poll():
-                if fd == watch.fd:
-                    self._signalled(watch.taken())
-                elif fd == self._stdin:
-                    going = self._typed()
-                    if going is None:
-                        return None
-                    if not going:
-                        poll.unregister(self._stdin)
-                elif (ended := self._told()) is not None:
-                    return ended
+            poll = select.poll()
+            poll.register(self._fd, select.POLLIN | (select.POLLOUT if self._waiting else 0))
+            poll.register(watch.fd, select.POLLIN)
+            if typing and len(self._waiting) < _READ_SIZE:
+                poll.register(self._stdin, select.POLLIN)
+            ready = dict(poll.poll())
+            if watch.fd in ready:
+                self._signalled(watch.taken())
+            if self._stdin in ready:
+                going = self._typed()
+                if going is None:
+                    self._flush()
+                    return None
+                typing = going
+            if ready.get(self._fd, 0) & select.POLLOUT:
+                self._send(b"")
+            if ready.get(self._fd, 0) & ~select.POLLOUT and (ended := self._told()) is not None:
+                return ended
+
+    def _flush(self) -> None:
+        """Send all that waits, however long it takes."""
+        os.set_blocking(self._fd, True)
+        self._send(b"")
 
     def _signalled(self, numbers: bytes) -> None:
         for number in numbers:
@@ -181,6 +195,8 @@ class Session:
         """Take what the shim sent; the exit record if that was in it."""
         try:
             data = os.read(self._fd, _READ_SIZE)
+        except BlockingIOError:
+            return None
         except ConnectionResetError:
             data = b""
         if not data:
@@ -190,7 +206,7 @@ class Session:
             )
         for kind, payload in self._reader.feed(data):
             if kind in self._outputs:
-                _write_all(self._outputs[kind], payload)
+                write_all(self._outputs[kind], payload)
             elif kind == frames.EXIT:
                 return exits.decode(payload)
             elif kind == frames.ERROR:
@@ -200,6 +216,7 @@ class Session:
     def settled(self) -> None:
         """Tell the shim that we have cleaned up: it need not run the exit command."""
         self._send(frames.encode(frames.SETTLED))
+        self._flush()
 
     def hang_up(self) -> None:
         """Break the connection, from another thread too: `run` ends with Unavailable."""
@@ -236,7 +253,7 @@ def request_program(shim_dir: str, name: str, argv: list[str]) -> int:
     raise Unavailable("the container's monitor went away", hint="see orlop ps -a")
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write everything; an output that nobody reads any more is passed over, as docker does."""
     if fd < 0:
         return
@@ -249,8 +266,10 @@ def _write_all(fd: int, data: bytes) -> None:
             return
 
 
-class _Signals:
+class Signals:
     """Signals as readable bytes on `fd`, where this thread may receive any."""
+
+    RESIZED = signal.SIGWINCH
 
     def __init__(self, proxy: bool, *, resizes: bool) -> None:
         self.fd, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

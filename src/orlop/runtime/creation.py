@@ -54,6 +54,8 @@ def create(
     pivot: bool = True,
     pid_file: str = "",
     dies_with_maker: bool = False,
+    keyring: bool = True,
+    environment: tuple[str, ...] = (),
     on_namespaces: Callable[[int], None] | None = None,
     warn: Callable[[str], None] = ignore,
 ) -> Created:
@@ -63,7 +65,8 @@ def create(
     streams unless it has a terminal; the terminal's master goes to `console` as soon as it is there, else it is
     returned. `preserve_fds` descriptors from 3 on are passed in. `dies_with_maker`: until it is started, init dies
     with the calling thread. `on_namespaces(pid)` is called as soon as the namespaces can be seen in /proc/<pid>/ns:
-    the network may be attached while the file system is put together. Raises what failed, also what failed inside.
+    the network may be attached while the file system is put together. `keyring`: it gets a session keyring of its own.
+    `environment` (NAME=value) comes after the spec's. Raises what failed, also what failed inside.
     """
     process.require_one_thread()
     states.check_id(container_id)
@@ -86,6 +89,8 @@ def create(
             extra_fds=tuple(range(3, 3 + preserve_fds)),
             pivot=pivot,
             dies_with_maker=dies_with_maker,
+            keyring=keyring,
+            environment=environment,
             warn=warn,
         )
         directory.keep_config(config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import select
 
-from orlop.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument
+from orlop.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, NotFound
 from orlop.linux import cgroups, namespaces, process
 from orlop.oci import runtime_spec
 from orlop.runtime import barrier, channel, errors, hygiene, lifecycle, membership, nodes
@@ -88,23 +88,27 @@ def begin(
     preserve_fds: int = 0,
     console: Callable[[int], None] | None = None,
     pid_file: str = "",
+    cgroup: str = "",
+    ignore_paused: bool = False,
     warn: Callable[[str], None] = ignore,
 ) -> Started:
     """Start a program in a container; returns once it is executed, raises why it cannot be.
 
-    `given` is a runtime-spec process object. `stdio`, `console`, `preserve_fds` as for `creation.create`.
+    `given` is a runtime-spec process object. `stdio`, `console`, `preserve_fds` as for `creation.create`. `cgroup`
+    is the name of a group inside the container's, which must be there. With `ignore_paused` a paused container is
+    entered, where the program waits with the others.
     """
     process.require_one_thread()
     runtime_spec.validate_process(given)
     container, path = states.load(state_root, container_id)
     word = lifecycle.state(container_id, state_root=state_root)["status"]
-    if word not in (states.RUNNING, states.CREATED):
+    if word not in (states.RUNNING, states.CREATED) and not (word == states.PAUSED and ignore_paused):
         hint = "unpause it first" if word == states.PAUSED else "start it first"
         raise FailedPrecondition(f"container {container_id} is {word}, nothing can be executed in it", hint=hint)
     linux = states.config(path).get("linux") or {}
     program = Program(given, linux, cache=f"{state_root}/{SECCOMP_CACHE}")
     program.state = states.oci_state(container, word)
-    joining = _Joining(container, program, stdio, tuple(range(3, 3 + preserve_fds)))
+    joining = _Joining(container, program, stdio, tuple(range(3, 3 + preserve_fds)), cgroup)
     try:
         started = joining.run(console, warn)
     except OSError as error:
@@ -119,13 +123,18 @@ class _Joining:
     """One program on its way into a container."""
 
     def __init__(
-        self, container: states.Container, program: Program, stdio: tuple[int, int, int], extra: tuple[int, ...]
+        self,
+        container: states.Container,
+        program: Program,
+        stdio: tuple[int, int, int],
+        extra: tuple[int, ...],
+        cgroup: str,
     ) -> None:
         self._container = container
         self._program = program
         self._stdio = stdio
         self._extra = extra
-        self._groups = cgroups.Cgroup(container.cgroup).directories() if container.cgroup else []
+        self._groups = _groups(container, cgroup)
         affinity = program.process.get("execCPUAffinity") or {}
         self._first_cpus = cpu_set(affinity.get("initial") or "")
         self._last_cpus = cpu_set(affinity.get("final") or "")
@@ -222,6 +231,7 @@ class _Joining:
     def _set_up(self, pidfd: int, flags: int, theirs: channel.Channel, reply: int) -> tuple[str, bytes]:
         program = self._program
         os.setsid()
+        program.join_keyring(self._container.id, lambda text: theirs.send(warn=text))
         program.set_oom_score(lambda text: theirs.send(warn=text))
         program.prepare(reply)
         hygiene.default_signals()
@@ -261,6 +271,16 @@ class _Joining:
         os.fchown(0, self._program.uid, -1)
         theirs.send((master,), terminal=True)
         os.close(master)
+
+
+def _groups(container: states.Container, inner: str) -> list[str]:
+    """The cgroup directories for a program: the container's, or those of `inner` below it."""
+    if not container.cgroup:
+        return []
+    found = cgroups.Cgroup(f"{container.cgroup}/{inner}" if inner else container.cgroup).directories()
+    if inner and not found:
+        raise NotFound(f"container {container.id} has no cgroup {inner}", hint="make it below /sys/fs/cgroup first")
+    return found
 
 
 def _foreign(pid: int) -> int:

@@ -71,6 +71,7 @@ class External:
         finally:
             if listener is not None:
                 listener.close()
+                os.unlink(f"{folder}/console.sock")
         with open(pid_file, "rb") as file:
             init = int(file.read())
         container = states.Container(

@@ -72,6 +72,8 @@ class Init:
         os.setsid()
         if launch.dies_with_maker:
             process.set_pdeathsig(_SIGKILL)
+        if launch.keyring:
+            self._program.join_keyring(launch.container_id, self._warn)
         self._program.set_oom_score(self._warn)
         given = launch.spec.get("hooks") or {}
         self._program.prepare(self._barrier.reply_fd, hooks=bool(given.get("startContainer")))

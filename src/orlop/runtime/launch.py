@@ -37,6 +37,7 @@ class Launch:
         "extra_fds",
         "has_terminals",
         "hierarchy",
+        "keyring",
         "masked_paths",
         "namespaces",
         "nodes",
@@ -69,6 +70,8 @@ class Launch:
         extra_fds: tuple[int, ...],
         pivot: bool,
         dies_with_maker: bool,
+        keyring: bool,
+        environment: tuple[str, ...],
         warn: Callable[[str], None],
     ) -> None:
         linux = spec.get("linux") or {}
@@ -79,6 +82,7 @@ class Launch:
         self.extra_fds = extra_fds
         self.pivot = pivot
         self.dies_with_maker = dies_with_maker
+        self.keyring = keyring
         self.warn = warn
         self.cgroup_pending = True
         self.root_path = os.path.join(bundle, (spec.get("root") or {}).get("path") or "rootfs")
@@ -93,6 +97,7 @@ class Launch:
         self.sources: list[sources.Source] = []
         self.nodes: list[nodes.Node] = []
         self.program = Program(spec.get("process") or {"cwd": "/"}, linux, cache=f"{state_root}/{SECCOMP_CACHE}")
+        self.program.environment += environment
         self.program.state = self.oci_state("creating")
         self.namespaces = NamespacePlan(specs.namespaces(spec), linux)
         try:

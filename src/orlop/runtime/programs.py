@@ -38,6 +38,7 @@ _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 
 _DOMAINS = {"LINUX": 0, "LINUX32": 8}
 _PASSWD_LIMIT = 1 << 20
 _PR_CAPBSET_DROP = 24
+_JOIN_SESSION_KEYRING = 1
 
 
 class Program:
@@ -163,6 +164,14 @@ class Program:
             with open("/proc/self/oom_score_adj", "rb") as file:
                 now = int(file.read())
             warn(f"oomScoreAdj {self.oom_score_adj} is lower than this user may set: it stays at {now}")
+
+    def join_keyring(self, name: str, warn: Callable[[str], None]) -> None:
+        """Leave the session keyring of whoever made us for one of the container's own (keyrings(7))."""
+        try:
+            syscalls.call("keyctl", _JOIN_SESSION_KEYRING, os.fsencode(f"_ses.{name}") + b"\0", doing="join a keyring")
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.EPERM):  # no keyrings here, or a seccomp filter around us
+                warn(f"the container shares our session keyring: {error.strerror}")
 
     # --- inside, as root
 

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-OCI_VERSION = "1.2.0"
+OCI_VERSION = "1.0.2"  # what runtimes of any age accept; nothing newer is in the default
 LIMIT = 8 * 1024 * 1024
 """Bytes of config.json that are read."""
 
@@ -152,3 +152,15 @@ def namespaces(spec: dict[str, Any]) -> dict[str, str]:
     """The kinds of namespaces that the spec names; the path to join, or "" for a new one."""
     linux = spec.get("linux") or {}
     return {entry["type"]: entry.get("path") or "" for entry in linux.get("namespaces") or ()}
+
+
+def make_rootless(spec: dict[str, Any], uid: int, gid: int) -> None:
+    """Change a default spec so that the user (uid, gid) can run it alone: a user namespace with these two ids."""
+    linux = spec["linux"]
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] not in ("network", "cgroup")]
+    linux["namespaces"].append({"type": "user"})
+    linux["uidMappings"] = [{"containerID": 0, "hostID": uid, "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": gid, "size": 1}]
+    linux["resources"] = {}
+    spec["mounts"] = [entry for entry in spec["mounts"] if entry["type"] not in ("sysfs", "cgroup")]
+    spec["mounts"].append(_mount("/sys", "none", "/sys", "rbind", "nosuid", "noexec", "nodev", "ro"))
