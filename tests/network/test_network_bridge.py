@@ -40,6 +40,15 @@ def test_a_container_gets_its_link_address_routes_and_loopback(lab: Lab) -> None
     assert "10.91.0.1" in [one.gateway for one in routes if not one.destination]
     assert (attachment.ip, attachment.prefix, attachment.gateway) == ("10.91.0.2", 16, "10.91.0.1")
 
+    def look_at_host() -> tuple[route.Link, list[str]]:
+        with route.Route() as sock:
+            own = {sock.link(name).index for name in ("orlop0", attachment.veth)}
+            return sock.link("orlop0"), [one.ip for one in sock.addresses() if one.index in own]
+
+    link, found = lab.on_host(look_at_host)
+    assert link.mac == "02:42:0a:5b:00:01", "it does not change with the containers"
+    assert found == ["10.91.0.1"]
+
 
 def test_containers_of_one_network_reach_each_other_and_the_host(lab: Lab) -> None:
     """Neighbours talk directly (seen by their own addresses), and reach services of the host at the gateway."""
@@ -87,6 +96,7 @@ def test_published_udp_ports(lab: Lab) -> None:
 
 def test_a_persistent_udp_client_follows_the_port(lab: Lab) -> None:
     """A client that sends from one socket all the time reaches whoever has the port now, first nobody, then each."""
+    lab.attach(4)  # from now on the host tracks connections
     _, first = lab.container(2)
     _, second = lab.container(3)
     lab.serve(first, 53, kind=UDP, answer=b"first")
@@ -190,6 +200,29 @@ def test_an_internal_network_has_no_way_out(lab: Lab) -> None:
     with pytest.raises(OSError, match="unreachable"):
         lab.call(lab.container(2)[1], OUTSIDE, 80, wait=BRIEF)
 
+    # Not even for who makes a route, or translates addresses by hand.
+    def escape() -> None:
+        route.changes([route.route_add(route.index_of("eth0"), link="eth0", gateway="10.92.0.1")])
+
+    for number in (2, 3):
+        sockets.inside(lab.container(number)[1], escape)
+    sockets.inside(
+        lab.outside,
+        lambda: route.changes(
+            [route.route_add(route.index_of("eth0"), link="eth0", destination="10.92.0.0", prefix=24, gateway=HOST)]
+        ),
+    )
+    lab.on_host(lambda: route.set_sysctl("net/ipv4/ip_forward", "1"))
+    with pytest.raises(TimeoutError):
+        lab.call(lab.container(2)[1], OUTSIDE, 80, wait=BRIEF)
+    lab.run(
+        "nft",
+        "add table ip x; add chain ip x p { type nat hook prerouting priority -150; }; "
+        "add rule ip x p tcp dport 99 dnat to 10.92.0.3:80",
+    )
+    with pytest.raises(TimeoutError):
+        lab.call(lab.outside, HOST, 99, wait=BRIEF)
+
 
 def test_containers_that_must_not_talk(lab: Lab) -> None:
     """With `talk` off (docker's icc=false) neighbours do not reach each other, but the way out is open."""
@@ -199,8 +232,11 @@ def test_containers_that_must_not_talk(lab: Lab) -> None:
     lab.serve(lab.container(3)[1], 80)
     lab.serve(lab.outside, 80)
 
-    with pytest.raises((TimeoutError, OSError)):
-        lab.call(lab.container(2)[1], "10.92.0.3", 80, wait=BRIEF)
+    for bridged_packets_are_filtered in ("1", "0"):
+        value = bridged_packets_are_filtered
+        lab.on_host(lambda value=value: route.set_sysctl("net/bridge/bridge-nf-call-iptables", value))  # type: ignore[misc]
+        with pytest.raises((TimeoutError, OSError)):
+            lab.call(lab.container(2)[1], "10.92.0.3", 80, wait=BRIEF)
     assert lab.call(lab.container(2)[1], OUTSIDE, 80) == HOST.encode()
 
 
