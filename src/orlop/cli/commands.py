@@ -121,10 +121,9 @@ def resolve(words: Sequence[str]) -> tuple[str, list[str]]:
 
 def load(path: str) -> Command:
     """The command at a path of TABLE; imports its module."""
-    from importlib import import_module
-
     module, _, name = TABLE[path][0].partition(":")
-    return getattr(import_module(f"orlop.cli.{module}"), name)  # type: ignore[no-any-return]
+    # not importlib: it would load warnings, and cost every start half a millisecond
+    return getattr(__import__(f"orlop.cli.{module}", fromlist=(name,)), name)  # type: ignore[no-any-return]
 
 
 def visible() -> list[str]:

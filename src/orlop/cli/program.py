@@ -38,8 +38,12 @@ def run_process() -> int:
     for stream in (sys.stdout, sys.stderr):
         # names in images and paths are bytes: they go out as they came in, whatever the locale says
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    code = run(sys.argv[1:], os.environ)
-    return _flushed(code)
+    code = _flushed(run(sys.argv[1:], os.environ))
+    try:
+        sys.stderr.flush()
+    except OSError:
+        return code or 1
+    return code
 
 
 def _open_standard_descriptors() -> None:

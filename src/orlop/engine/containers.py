@@ -45,6 +45,7 @@ class Containers:
 
     def run(self, request: CreateContainer, stdio: Stdio | None = None, report: Report = ignore) -> Ran:
         """Create and start. With `stdio` it stays joined to the program until that ends (or the user detaches)."""
+        _ = self._engine.spawner  # begins to load the runtime beside us
         from orlop.engine import creation, launch
 
         record = creation.create(self._engine, request, report)
@@ -219,7 +220,7 @@ class Containers:
                 launch.settle(self._engine, record.id)
             with self._engine.root.lock(f"container-{record.id}"):
                 try:
-                    reclaimed += creation.remove(self._engine, self.record(record.id), volumes=False)
+                    reclaimed += creation.remove(self._engine, self.record(record.id), measure=True)
                 except NotFound:
                     continue  # it was an auto-removed one
             actions.append(("deleted container", record.id))

@@ -60,11 +60,11 @@ class Engine:
 
     @property
     def spawner(self) -> Spawner:
-        """What starts shims: a direct fork while this process has one thread, else a process of its own."""
+        """What starts shims: a helper process, forked here while this process has one thread."""
         if self._spawner is None:
             from orlop.engine.spawning import choose_spawner
 
-            self._spawner = choose_spawner(self)
+            self._spawner = choose_spawner()
         return self._spawner
 
     @property
@@ -105,9 +105,9 @@ class Engine:
     def _noun(self, module: str, name: str) -> Any:
         noun = self._nouns.get(module)
         if noun is None:
-            from importlib import import_module
-
-            noun = self._nouns[module] = getattr(import_module(f"orlop.engine.{module}"), name)(self)
+            # not importlib: it would load warnings, and cost every start half a millisecond
+            found = __import__(f"orlop.engine.{module}", fromlist=(name,))
+            noun = self._nouns[module] = getattr(found, name)(self)
         return noun
 
     def disconnect(self) -> None:

@@ -151,14 +151,14 @@ def _add(
     raise AssertionError("the loop above returns or raises")
 
 
-def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False) -> int:
-    """Delete a container that does not run: its record, its tree, its files; returns the bytes its tree took."""
+def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, measure: bool = False) -> int:
+    """Delete a container that does not run: its record, its tree, its files; with `measure`, the bytes its tree took."""
     import os
 
     from orlop.store.collect import discard
 
     root = engine.root
-    freed = engine.snapshotter.usage(record.id)
+    freed = engine.snapshotter.usage(record.id) if measure else 0
     anonymous = [
         mount["source"]
         for mount in record.config["mounts"]

@@ -351,18 +351,34 @@ def give_back(engine: Engine, record: ContainerRecord) -> None:
 
     root = engine.root
     attaching.detach(engine, record)
-    _forget(record.id, f"{root.run_path}/runtime")
+    _forget(engine, record.id)
     run = status.run_dir(root, record.id)
     if os.path.lexists(run):
         discard(root, run)
 
 
-def _forget(container: str, state_root: str) -> None:
-    """Have the runtime let go of a container; the shim may have done that already."""
+def _forget(engine: Engine, container: str) -> None:
+    """Have the runtime let go of a container.
+
+    Once the shim has written the exit record it has killed what was left and removed the cgroups, so nothing remains
+    but a folder; the runtime itself, whose modules take longer to load than all the rest, is for every other case.
+    """
+    folder = f"{engine.root.run_path}/runtime/{container}"
+    if exit_record.read(status.run_dir(engine.root, container)) is not None:
+        try:
+            for name in os.listdir(folder):
+                os.unlink(f"{folder}/{name}")
+            os.rmdir(folder)
+        except FileNotFoundError:
+            return
+        except OSError:
+            pass  # something of it is busy: the long way
+        else:
+            return
     from orlop.runtime import lifecycle
 
     try:
-        lifecycle.delete(container, state_root=state_root, force=True)
+        lifecycle.delete(container, state_root=f"{engine.root.run_path}/runtime", force=True)
     except NotFound:
         return
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from orlop.engine.core import Engine
     from orlop.runtime.spawner import Spawner
 
 
-def choose_spawner(engine: Engine) -> Spawner:
-    """A direct fork is the fastest, and allowed only while this process has one thread."""
-    from orlop.linux.process import thread_count
-    from orlop.runtime.spawner import DirectSpawner
+def choose_spawner() -> Spawner:
+    """A helper process: forked at once while this process has one thread, started fresh when it is first needed else.
 
-    if thread_count() == 1:
-        return DirectSpawner(before_fork=engine.disconnect)
+    Forked at once it loads the runtime's modules on another core while we look up the image and write the record: a
+    direct fork later would have to load them first.
+    """
+    from orlop.linux.process import thread_count
     from orlop.runtime.spawner import ProcessSpawner
 
-    return ProcessSpawner(before_fork=engine.disconnect)
+    spawner = ProcessSpawner()
+    if thread_count() == 1:
+        spawner.begin()
+    return spawner
