@@ -41,13 +41,16 @@ class Engine:
         if self._root is None:
             from orlop.store.root import Root
 
-            if self.settings.uid and os.getuid():
-                from orlop.engine.rootless import enter
-
-                enter(self.settings)
-
+            self._enter()
             self._root = Root.open(self.settings.root, self.settings.run_root)
         return self._root
+
+    def _enter(self) -> None:
+        """Without root: into the user's namespaces, before anything is opened or forked. Once."""
+        if self.settings.uid and os.getuid():
+            from orlop.engine.rootless import enter
+
+            enter(self.settings)
 
     @property
     def snapshotter(self) -> Snapshotter:
@@ -62,6 +65,7 @@ class Engine:
     def spawner(self) -> Spawner:
         """What starts shims: a helper process, forked here while this process has one thread."""
         if self._spawner is None:
+            self._enter()  # what it forks must be where we are
             from orlop.engine.spawning import choose_spawner
 
             self._spawner = choose_spawner()

@@ -152,7 +152,7 @@ def _add(
 
 
 def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, measure: bool = False) -> int:
-    """Delete a container that does not run: its record, its tree, its files; with `measure`, the bytes its tree took."""
+    """Delete a container that does not run, with all that is its own; with `measure`, the bytes its tree took."""
     import os
 
     from orlop.store.collect import discard

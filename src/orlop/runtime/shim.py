@@ -12,7 +12,7 @@ import os
 
 from orlop.errors import Internal
 from orlop.linux import process, sockets
-from orlop.runtime import errors, external, hygiene, lifecycle, logfile, monitor
+from orlop.runtime import errors, hygiene, lifecycle, logfile, monitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,11 @@ class Shim:
         self._outputs: dict[str, int] = {}
         self._stdin = -1
         self._inside: list[int] = []  # the container's ends of the pipes: ours to close once it has them
-        self._runtime = external.External(request.runtime, request.state_root) if request.runtime else None
+        self._runtime = None
+        if request.runtime:
+            from orlop.runtime.external import External  # most containers are our own
+
+            self._runtime = External(request.runtime, request.state_root)
 
     def run(self) -> NoReturn:
         """Make the container, start it when told, watch it. Never returns."""

@@ -31,11 +31,17 @@ if TYPE_CHECKING:
         """Starts shims, and programs in running containers."""
 
         def spawn(
-            self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)
+            self,
+            request: ShimRequest,
+            *,
+            attach: int = -1,
+            stdio: tuple[int, int, int] = (-1, -1, -1),
+            warn: Callable[[str], None] | None = None,
         ) -> Handle:
             """Begin to make a container. `attach` is the shim's end of a foreground client's socket (it is copied).
 
-            `stdio` is used with `inherit_stdio`: the container's standard streams.
+            `stdio` is used with `inherit_stdio`: the container's standard streams. `warn` hears of what could not be
+            done for this container; without it, the spawner's own.
             """
 
         def execute(self, request: ExecRequest, *, stdio: tuple[int, int, int] = (-1, -1, -1)) -> ExecHandle:
@@ -168,11 +174,18 @@ class DirectSpawner:
         self._warn = warn
         self._children: list[int] = []
 
-    def spawn(self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)) -> Handle:
+    def spawn(
+        self,
+        request: ShimRequest,
+        *,
+        attach: int = -1,
+        stdio: tuple[int, int, int] = (-1, -1, -1),
+        warn: Callable[[str], None] | None = None,
+    ) -> Handle:
         """Fork the shim."""
         from orlop.runtime import shim  # noqa: F401  # loaded before the fork: the parent keeps it for the next time
 
-        return _opened(Handle, self._fork(lambda its: become_shim(request, its, attach, stdio)), self._warn)
+        return _opened(Handle, self._fork(lambda its: become_shim(request, its, attach, stdio)), warn or self._warn)
 
     def execute(self, request: ExecRequest, *, stdio: tuple[int, int, int] = (-1, -1, -1)) -> ExecHandle:
         """Fork the runner."""
@@ -229,9 +242,16 @@ class ProcessSpawner:
         self._control: Channel | None = None
         self._pid = 0
 
-    def spawn(self, request: ShimRequest, *, attach: int = -1, stdio: tuple[int, int, int] = (-1, -1, -1)) -> Handle:
+    def spawn(
+        self,
+        request: ShimRequest,
+        *,
+        attach: int = -1,
+        stdio: tuple[int, int, int] = (-1, -1, -1),
+        warn: Callable[[str], None] | None = None,
+    ) -> Handle:
         """Have the shim forked."""
-        return _opened(Handle, self._ask("spawn", request.to_json(), (attach, *stdio)), self._warn)
+        return _opened(Handle, self._ask("spawn", request.to_json(), (attach, *stdio)), warn or self._warn)
 
     def execute(self, request: ExecRequest, *, stdio: tuple[int, int, int] = (-1, -1, -1)) -> ExecHandle:
         """Have the runner forked."""
@@ -340,7 +360,7 @@ def serve(fd: int) -> NoReturn:
     """The helper's whole life: a fork for each request, until the asker is gone. Ends the process."""
     import _signal  # type: ignore[import-not-found]  # as in monitor
 
-    from orlop.runtime import runner, shim  # noqa: F401  # once, for all forks
+    from orlop.runtime import shim  # noqa: F401  # once, for all forks; runners load the little more that they need
 
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # shims are nobody's zombies
     os.set_inheritable(fd, False)
