@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,29 +146,31 @@ def test_podman_drives_orlop_runtime(orlop: Orlop, busybox: str, podman: list[st
 
 
 @pytest.fixture
-def docker(tmp_path: Path) -> Iterator[list[str]]:
+def docker() -> Iterator[list[str]]:
     """Docker with a dockerd of its own, which leaves the machine's firewall alone."""
     need("dockerd")
     program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else need("docker")
-    socket = f"unix://{tmp_path}/docker.sock"
-    with (tmp_path / "dockerd.log").open("wb") as log:
+    folder = tempfile.mkdtemp(prefix="dk", dir="/tmp")  # short: containerd's sockets lie below it
+    socket = f"unix://{folder}/docker.sock"
+    with open(f"{folder}/dockerd.log", "wb") as log:
         daemon = subprocess.Popen(
             [
-                "dockerd", "--data-root", str(tmp_path / "docker"), "--exec-root", str(tmp_path / "docker-run"),
-                "--pidfile", str(tmp_path / "docker.pid"), "-H", socket, "--iptables=false", "--bridge=none",
+                "dockerd", "--data-root", f"{folder}/root", "--exec-root", f"{folder}/run",
+                "--pidfile", f"{folder}/pid", "-H", socket, "--iptables=false", "--bridge=none",
             ],
             stdout=log, stderr=log,
         )  # fmt: skip
-    argv = ["env", f"HOME={tmp_path}", program, "-H", socket]
+    argv = ["env", f"HOME={folder}", program, "-H", socket]
     try:
         deadline = time.monotonic() + 60
         while subprocess.run([*argv, "version"], capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, (tmp_path / "dockerd.log").read_text()
+            assert time.monotonic() < deadline, Path(f"{folder}/dockerd.log").read_text()[-2000:]
             time.sleep(0.2)
         yield argv
     finally:
         daemon.terminate()
         daemon.wait(timeout=60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_docker_runs_what_we_made(orlop: Orlop, busybox: str, registry: str, docker: list[str]) -> None:

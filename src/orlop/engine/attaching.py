@@ -80,10 +80,15 @@ def _write_files(
             add_hosts=additions,
             gateway=network.gateway if network else "",
         )
+    dns = config["dns"]
+    if mode == "pasta" and not dns:
+        from orlop.network import rootless
+
+        dns = rootless.nameservers()  # what the program beside the container answers for
     servers = names.resolvers(
         names.host_resolvers(),
         shares_host_network=mode in {"host", "none"},
-        dns=config["dns"],
+        dns=dns,
         dns_search=config["dns_search"],
         dns_options=config["dns_options"],
     )
@@ -136,8 +141,9 @@ def attach(engine: Engine, record: ContainerRecord, made: Plan, pid: int, report
             run_dir=status.run_dir(engine.root, record.id),
         ),
     )
-    if given.warning and given.ports:
-        report(Event(action="warning", subject=record.name, text=f"{given.warning}; published ports use a proxy"))
+    if given.warning:
+        how = "; published ports are served by a proxy" if given.proxied else ""
+        report(Event(action="warning", subject=record.name, text=f"{given.warning}{how}"))
     return given.to_json()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop.engine import specs, status
+from orlop.engine import limiting, specs, status
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.layers import merged
 from orlop.linux import users
@@ -32,18 +32,20 @@ class Bundle(Value):
     path: str
     root: str  # where the root file system is mounted, in the shim's own mount namespace
     spec: dict[str, Any]
+    lost: tuple[str, ...] = ()  # sentences about limits that cannot be kept here
 
     @property
     def cgroup(self) -> str:
-        """The spec's cgroupsPath."""
-        return str(self.spec["linux"]["cgroupsPath"])
+        """The spec's cgroupsPath; "" where the container has no cgroup of its own."""
+        return str(self.spec["linux"].get("cgroupsPath") or "")
 
 
 def write_bundle(
     engine: Engine, record: ContainerRecord, snapshot: Snapshot, files: Sequence[tuple[str, str]], hostname: str
 ) -> Bundle:
     """Make the bundle for one start. `files` are (host path, path in the container) of the small files."""
-    config = record.config
+    given = limiting.share(record.config, record.id, rootless=engine.settings.uid != 0)
+    config = record.config | {"limits": given.limits}
     run = status.run_dir(engine.root, record.id)
     bundle = f"{run}/bundle"
     os.makedirs(f"{bundle}/rootfs", mode=0o700, exist_ok=True)
@@ -56,7 +58,7 @@ def write_bundle(
         mounts=tuple(mounts(engine, config)),
         files=tuple(files),
         joined=tuple(joined(engine, config).items()),
-        cgroup=f"{config['cgroup_parent'].rstrip('/') or '/orlop'}/{record.id}",
+        cgroup=given.path,
         seccomp=seccomp_profile(config),
         devices=tuple(devices),
         init_program=init_program(config),
@@ -69,7 +71,7 @@ def write_bundle(
         os.write(descriptor, jsontext.dumps(spec))
     finally:
         os.close(descriptor)
-    return Bundle(path=bundle, root=f"{bundle}/rootfs", spec=spec)
+    return Bundle(path=bundle, root=f"{bundle}/rootfs", spec=spec, lost=given.lost)
 
 
 def identify(user: str, groups: Sequence[str], trees: Sequence[str]) -> tuple[Identity, list[int]]:

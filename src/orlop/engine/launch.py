@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import attaching, bundle, journal, status
+from orlop.engine import attaching, bundle, journal, limiting, status
 from orlop.errors import NotFound, OrlopError
+from orlop.events import Event
+from orlop.linux import process
 from orlop.runtime import exit as exit_record
 from orlop.runtime.request import RootMount, ShimRequest
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from orlop.layers.snapshots import Snapshot
     from orlop.runtime.attach import Session
     from orlop.runtime.records import ExitRecord
+    from orlop.runtime.spawner import Handle, Process
     from orlop.store.containers import ContainerRecord
 
 DETACHED = 0
@@ -76,12 +79,20 @@ def launch(
     os.makedirs(run, mode=0o700, exist_ok=True)
     plan = attaching.plan(engine, record)
     made = bundle.write_bundle(engine, record, snapshot, plan.files, plan.hostname)
+    if engine.settings.uid and made.cgroup:
+        limiting.make_room()
+
+    def warn(text: str) -> None:
+        report(Event(action="warning", subject=record.name, text=text))
+
+    for text in made.lost:
+        warn(text)
     request = _shim_request(engine, record, made, snapshot, stdio, transient=transient)
     session, other_end = _session(stdio, tty=record.config["tty"])
     try:
-        with engine.spawner.spawn(request, attach=other_end) as handle:
+        with engine.spawner.spawn(request, attach=other_end, warn=warn) as handle:
             first = handle.wait_namespaces()
-            network = attaching.attach(engine, record, plan, first.pid, report)
+            network = _attach(engine, record, plan, handle, first, report)
             handle.wait_created()
             status.write_json(
                 f"{run}/launch.json",
@@ -106,9 +117,19 @@ def launch(
     return session
 
 
-def _ticks(pid: int) -> int:
-    from orlop.linux import process
+def _attach(
+    engine: Engine, record: ContainerRecord, plan: attaching.Plan, handle: Handle, first: Process, report: Report
+) -> dict[str, Any]:
+    """Attach the network; where the container dies meanwhile, its maker says why, and better than we could."""
+    try:
+        return attaching.attach(engine, record, plan, first.pid, report)
+    except (OSError, OrlopError):
+        if not process.alive(first.pid, first.ticks):
+            handle.wait_created()
+        raise
 
+
+def _ticks(pid: int) -> int:
     try:
         return process.start_ticks(pid)
     except ProcessLookupError:

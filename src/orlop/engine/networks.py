@@ -82,11 +82,7 @@ class Networks:
                     f"there is a network {name} already", hint="remove it first, or choose another name"
                 )
             others = [record["network"]["subnet"] for record in networks.all(self._namespace)]
-            used = {record["network"]["bridge"] for record in networks.all(self._namespace)}
-            chosen = bridge.choose_network(name, taken=others)
-            if chosen.bridge in used:  # a network of ours whose bridge is not up right now has a claim to its name
-                number = next(n for n in range(1 << 12) if f"orlop{n}" not in used and not _is_link(f"orlop{n}"))
-                chosen = chosen.replace(bridge=f"orlop{number}")
+            chosen = bridge.choose_network(name, taken=others, bridge=self._bridge(name))
             if subnet:
                 subnets.parse(subnet)
                 chosen = chosen.replace(subnet=subnet, gateway=gateway or subnets.gateway_of(subnet))
@@ -101,6 +97,17 @@ class Networks:
             }
             networks.put(self._namespace, name, record)
         return record
+
+    def _bridge(self, name: str) -> str:
+        """The network's bridge: orlop0 for everybody's default, else a name that only this root can mean.
+
+        Several roots share a machine, and a bridge that is down after a reboot does not show that it is taken.
+        """
+        import zlib
+
+        if (self._engine.settings.root, self._namespace, name) == ("/var/lib/orlop", "default", DEFAULT):
+            return "orlop0"
+        return f"orlop{zlib.crc32(f'{self.scope}/{self._namespace}/{name}'.encode()):08x}"
 
     def list(self, filters: Iterable[Filter] = ()) -> builtins.list[dict[str, Any]]:
         """All networks in docker's shape, the built-in ones too."""
@@ -207,10 +214,6 @@ class Networks:
             "Options": {"com.docker.network.bridge.name": network["bridge"]},
             "Labels": record["labels"],
         }
-
-
-def _is_link(name: str) -> bool:
-    return os.path.exists(f"/sys/class/net/{name}")
 
 
 def _built_in(name: str, driver: str) -> dict[str, Any]:

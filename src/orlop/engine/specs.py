@@ -51,7 +51,8 @@ def build(config: dict[str, Any], around: Surroundings) -> dict[str, Any]:
     spec["process"] = process(config, around, spec["process"])
     linux = spec["linux"]
     linux["namespaces"] = _namespaces(joined)
-    linux["cgroupsPath"] = around.cgroup
+    if around.cgroup:
+        linux["cgroupsPath"] = around.cgroup
     linux["resources"] = resources(config["limits"], linux.get("resources") or {})
     linux["seccomp"] = around.seccomp
     if around.seccomp is None:
