@@ -26,10 +26,11 @@ for _name in ("strict", "surrogateescape", "replace", "backslashreplace", "ignor
     codecs.lookup_error(_name)
 
 
-def seal(keep: Iterable[int]) -> None:
+def seal(keep: Iterable[int], *, hidden: bool = True) -> None:
     """Make this (forked) process fit to enter a container: no imports, no open descriptors but `keep`, no onlookers.
 
-    Irreversible: afterwards the process may only end in execve or os._exit.
+    Irreversible: afterwards the process may only end in execve or os._exit. With `hidden` off, who has at least its
+    capabilities may still look into it.
     """
     gc.disable()
     gc.freeze()
@@ -38,7 +39,8 @@ def seal(keep: Iterable[int]) -> None:
     sys.path.clear()
     sys.path_importer_cache.clear()
     sys.dont_write_bytecode = True
-    process.set_dumpable(False)
+    if hidden:
+        process.set_dumpable(False)
     process.close_fds_except(keep)
 
 

@@ -50,6 +50,7 @@ class Init:
         self._channel.close()
         try:
             self._barrier.wait()
+            process.set_dumpable(False)
             self._start()
         except Exception as error:  # noqa: BLE001  # nobody above us: it travels to whoever starts
             os.write(self._barrier.reply_fd, errors.encode(error, "the program cannot be started"))
@@ -84,7 +85,10 @@ class Init:
             self._channel.expect("maps")
             self._become_root()
         # only now: /proc/<pid> of a process that nobody may look into belongs to root, and the maps come from our maker
-        hygiene.seal(keep)
+        # In a user namespace that our interpreter was not started in, a hidden process is closed to its own maker, who
+        # has yet to attach the network. The container's default capabilities are fewer than ours, so none of its
+        # programs may look either; before we give them up, we hide.
+        hygiene.seal(keep, hidden=launch.hidden)
         launch.namespaces.join(launch.namespaces.rest())
         os.umask(0)
         if launch.dies_with_maker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import FailedPrecondition, InvalidArgument
-from orlop.linux import cgroups, mounts
+from orlop.linux import cgroups, mounts, namespaces
 from orlop.linux import hierarchy as hierarchies
 from orlop.runtime import idmaps, nodes, rootfs, sources
 from orlop.runtime import spec as specs
@@ -36,6 +36,7 @@ class Launch:
         "dies_with_maker",
         "extra_fds",
         "has_terminals",
+        "hidden",
         "hierarchy",
         "keyring",
         "masked_paths",
@@ -101,6 +102,7 @@ class Launch:
         self.program.state = self.oci_state("creating")
         self.namespaces = NamespacePlan(specs.namespaces(spec), linux)
         try:
+            self.hidden = self.namespaces.has_own("user") or namespaces.in_initial_user_namespace()
             self.root_is_mapped = idmaps.maps_id(self.namespaces.uid_map, 0)
             self._check_user()
             self._open(spec, root, propagation)

@@ -90,6 +90,8 @@ class Program:
         self.no_new_privs: bool = given.get("noNewPrivileges") or False
         self.oom_score_adj: int | None = given.get("oomScoreAdj")
         self.rlimits = [(one["type"], one["soft"], one["hard"]) for one in given.get("rlimits") or ()]
+        if self.rlimits:
+            import resource  # noqa: F401  # what sets limits loads it, and inside nothing can be loaded
         self.terminal: bool = given.get("terminal") or False
         size = given.get("consoleSize") or {}
         self.size: tuple[int, int] = (size.get("height") or 0, size.get("width") or 0)
