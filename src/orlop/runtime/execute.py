@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _SIGKILL = 9
+_CLONE_PARENT = 0x8000
 
 
 class Started(Value):
@@ -171,6 +172,8 @@ class _Joining:
         return Started(pid=pid, terminal=master)
 
     def _fork(self, flags: int, body: Callable[[], NoReturn]) -> int:
+        if flags & namespaces.CLONE_NEWPID and not namespaces.in_initial_user_namespace():
+            return self._fork_staged(body)
         home = -1
         if flags & namespaces.CLONE_NEWPID:
             home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -189,6 +192,33 @@ class _Joining:
                 namespaces.setns(home, namespaces.CLONE_NEWPID)
                 os.close(home)
         return pid
+
+    def _fork_staged(self, body: Callable[[], NoReturn]) -> int:
+        """Without rights over the PID namespace that we are in there is no way back into it: another one joins."""
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        stage = os.fork()
+        if stage == 0:
+            try:
+                target = os.open(f"/proc/{self._container.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+                namespaces.setns(target, namespaces.CLONE_NEWPID)
+                pid = process.fork_into(_CLONE_PARENT)
+                if pid == 0:
+                    os.close(writer)
+                    body()
+                os.write(writer, b"%d" % pid)
+            except OSError as error:
+                os.write(writer, errors.encode(error, "the container's PID namespace cannot be joined"))
+            finally:
+                os._exit(0)
+        os.close(writer)
+        said = _read_all(reader)
+        os.close(reader)
+        os.waitpid(stage, 0)
+        if not said:
+            raise FailedPrecondition(f"the process that joins container {self._container.id} died")
+        if not said.isdigit():
+            raise errors.decode(said)
+        return int(said)
 
     def _listen(self, ours: channel.Channel, console: Callable[[int], None] | None, warn: Callable[[str], None]) -> int:
         master = -1

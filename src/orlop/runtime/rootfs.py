@@ -191,9 +191,9 @@ class Root:
         """Make this the root of the mount namespace (or, without `pivot`, only of this process) and go to it."""
         os.fchdir(self.fd)
         if pivot:
-            # The old root ends up on top of the new one at "/": from there it can be let go without a folder for it.
+            # The old root ends up on top of the new one: there it can be let go, and needs no folder. Nothing of this
+            # reaches the host, because `Launch.cut_off` has cut its mounts off.
             mounts.pivot_root(".", ".")
-            mounts.mount("", ".", "", mounts.MS_REC | mounts.MS_SLAVE)
             mounts.unmount(".", mounts.MNT_DETACH)
         else:
             mounts.mount(".", "/", "", mounts.MS_MOVE)
