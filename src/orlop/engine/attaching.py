@@ -43,7 +43,9 @@ def plan(engine: Engine, record: ContainerRecord) -> Plan:
     network, ip = None, ""
     if mode not in _SEPARATE and not mode.startswith(("container:", "ns:")):
         if engine.settings.uid:
-            mode = "pasta"
+            from orlop.engine import pasta
+
+            mode, ip = "pasta", pasta.address(engine)
         else:
             network = engine.networks.network(mode)
             owner = engine.networks.owner(network.name)
@@ -85,8 +87,13 @@ def _write_files(
         from orlop.network import rootless
 
         dns = rootless.nameservers()  # what the program beside the container answers for
+    host = names.host_resolvers()
+    if mode == "pasta":
+        from orlop.engine import pasta
+
+        host = host.replace(nameservers=pasta.nameservers(engine))
     servers = names.resolvers(
-        names.host_resolvers(),
+        host,
         shares_host_network=mode in {"host", "none"},
         dns=dns,
         dns_search=config["dns_search"],
@@ -119,12 +126,8 @@ def attach(engine: Engine, record: ContainerRecord, made: Plan, pid: int, report
         from orlop.engine import pasta
 
         return pasta.attach(engine, record, pid)
-    if made.mode == "none":
-        if not record.config["network"]["mode"].startswith("ns:"):
-            _loopback_up(pid)
-        return {}
     if made.network is None:
-        return {}
+        return {}  # a namespace of its own has its loopback link set up by the runtime
     from orlop.network import bridge
     from orlop.network.values import AttachRequest
 
@@ -145,17 +148,6 @@ def attach(engine: Engine, record: ContainerRecord, made: Plan, pid: int, report
         how = "; published ports are served by a proxy" if given.proxied else ""
         report(Event(action="warning", subject=record.name, text=f"{given.warning}{how}"))
     return given.to_json()
-
-
-def _loopback_up(pid: int) -> None:
-    """A namespace of its own has a loopback link, which is down until somebody sets it up."""
-    from orlop.linux import route, sockets
-
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        sockets.inside(namespace, lambda: route.changes([route.link_set("lo", index=1, up=True)]))
-    finally:
-        os.close(namespace)
 
 
 def bindings(config: dict[str, Any]) -> tuple[Any, ...]:
@@ -188,9 +180,13 @@ def taken(engine: Engine, record: ContainerRecord) -> tuple[tuple[str, Published
     return tuple(found)
 
 
-def check(config: dict[str, Any]) -> None:
-    """Refuse ports that cannot be meant before anything is made."""
-    bindings(config)
+def check(config: dict[str, Any], *, rootless: bool) -> None:
+    """Refuse what cannot be meant, or cannot be had without root, before anything is made."""
+    found = bindings(config)
+    if rootless:
+        from orlop.engine import pasta
+
+        pasta.check(config["network"], found)
     for text in config["network"]["add_hosts"]:
         names.parse_add_host(text)
 

@@ -31,7 +31,7 @@ def create(engine: Engine, request: CreateContainer, report: Report) -> Containe
     image = find_image(engine, request, report)
     check_architecture(image, request)
     config = options.resolve(request, image.config_json)
-    attaching.check(config)
+    attaching.check(config, rootless=engine.settings.uid != 0)
     _join_others(engine, config)
     if request.name:
         _check_name(engine, names.checked(request.name).removeprefix("/"))

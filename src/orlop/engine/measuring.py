@@ -24,10 +24,10 @@ def sample(engine: Engine, record: ContainerRecord) -> Stats:
     started = status.launch_record(engine.root, record.id)
     if started is None or not status.status_of(engine.root, record).running:
         return _nothing(record)
-    cgroup = Cgroup(started["cgroup"])
-    first, at = cgroup.stats(), time.monotonic_ns()
+    look = Cgroup(started["cgroup"]).stats if started["cgroup"] else lambda: _summed(members(started))
+    first, at = look(), time.monotonic_ns()
     time.sleep(_SPAN)
-    then, passed = cgroup.stats(), time.monotonic_ns() - at
+    then, passed = look(), time.monotonic_ns() - at
     memory = then["memory"]
     limit = memory["limit"] if memory["limit"] > 0 else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     used = max(0, memory["usage"] - memory["inactive_file"])
@@ -80,13 +80,60 @@ def _network(pid: int) -> tuple[int, int]:
     return received, sent
 
 
+def members(started: dict[str, Any]) -> list[int]:
+    """The processes of a running container: those of its cgroup, or, without one, those in its PID namespace."""
+    if started["cgroup"]:
+        return Cgroup(started["cgroup"]).pids()
+    from orlop.linux import namespaces
+
+    try:
+        own = namespaces.identity(f"/proc/{started['pid']}/ns/pid")
+        if own == namespaces.identity("/proc/self/ns/pid"):
+            return [started["pid"]]  # --pid host: the others are anybody's
+    except OSError:
+        return []  # it ended meanwhile
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and namespaces.identity(f"/proc/{name}/ns/pid") == own:
+                found.append(int(name))
+        except OSError:
+            continue  # gone, or not ours to look at, and then not in a container of ours
+    return sorted(found)
+
+
+def _summed(pids: list[int]) -> dict[str, Any]:
+    """What processes use now, in the shape of `Cgroup.stats`, from /proc (proc(5)); shared pages count in each."""
+    ticks, page = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+    spent = memory = 0
+    moved = {"read_bytes": 0, "write_bytes": 0}
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b") ")[2].split()
+            with open(f"/proc/{pid}/io", "rb") as file:
+                counts = dict(line.split(b": ") for line in file.read().splitlines())
+        except OSError:
+            continue  # it ended while we looked
+        spent += int(fields[11]) + int(fields[12])
+        memory += int(fields[21]) * page
+        for name in moved:
+            moved[name] += int(counts[name.encode()])
+    return {
+        "memory": {"usage": memory, "inactive_file": 0, "limit": 0},
+        "cpu": {"usage": spent * 1_000_000_000 // ticks},
+        "pids": {"current": len(pids)},
+        "blkio": moved,
+    }
+
+
 def processes(engine: Engine, record: ContainerRecord) -> list[dict[str, Any]]:
     """The processes, oldest first: UID, PID, PPID, C, STIME, TTY, TIME, CMD, as `docker top` names them."""
     status.require_running(status.status_of(engine.root, record), record.name, "list")
     started = status.launch_record(engine.root, record.id)
     assert started is not None
     found = []
-    for pid in Cgroup(started["cgroup"]).pids():
+    for pid in members(started):
         try:
             found.append(_process(pid))
         except OSError:

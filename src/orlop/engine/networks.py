@@ -7,7 +7,7 @@ import time
 
 from orlop.engine import journal, moments
 from orlop.engine.requests import Filter, Prune, Removed
-from orlop.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
+from orlop.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class Networks:
         """Make a network. Its subnet is chosen to overlap nothing on this machine, unless it is given."""
         from orlop.engine.mounts import volume_name
 
+        if self._engine.settings.uid:
+            raise PermissionDenied(
+                "networks are bridges of the host, and bridges belong to root",
+                hint="containers of ordinary users share a network with --network container:NAME; or run as root",
+            )
         if name in {DEFAULT, *_BUILT_IN, "default", "pasta"}:
             raise AlreadyExists(f"{name} is a network that is always there", hint="choose another name")
         pairs = dict(text.partition("=")[::2] for text in labels)

@@ -98,4 +98,10 @@ def unpause(engine: Engine, record: ContainerRecord) -> None:
 def _cgroup(engine: Engine, record: ContainerRecord) -> Cgroup:
     started = status.launch_record(engine.root, record.id)
     assert started is not None, "a running container has a launch record"
+    if not started["cgroup"]:
+        raise FailedPrecondition(
+            f"container {record.name} has no cgroup of its own, and only those can be paused",
+            hint="without root that takes a delegated cgroup (version 2): "
+            "systemd-run --user --scope -p Delegate=yes orlop run ...",
+        )
     return Cgroup(started["cgroup"])

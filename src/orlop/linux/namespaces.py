@@ -156,3 +156,11 @@ def identity(path: str) -> tuple[int, int]:
     """(device, inode) of a namespace file: equal for two paths exactly when they are the same namespace."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
+
+
+_INITIAL_USER = 0xEFFFFFFD  # PROC_USER_INIT_INO, the inode of the first user namespace (linux/proc_ns.h)
+
+
+def in_initial_user_namespace() -> bool:
+    """Whether our rights reach the whole machine: capabilities in any other user namespace do not."""
+    return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER

@@ -106,6 +106,11 @@ def nameservers(program: str = "", search: str = SEARCH) -> tuple[str, ...]:
     return (DNS_FORWARD,) if _choose(program, search)[0] else (_SLIRP_DNS,)
 
 
+def address(program: str = "", search: str = SEARCH) -> str:
+    """The address that `attach` will give, for the hosts file that is written before; "" where there is none."""
+    return _host_address()[0] if _choose(program, search)[0] else _SLIRP_IP
+
+
 def attach(request: RootlessRequest) -> Attached:
     """Start the program; when this returns, the container's link is up and its ports are served.
 
