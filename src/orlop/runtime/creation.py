@@ -123,6 +123,7 @@ class _Making:
         self._console = console
         self._on_namespaces = on_namespaces
         self._terminal = -1
+        self._own_users = launch.namespaces.has_own("user")
         spec = launch.spec
         self._container = states.Container(
             id=launch.container_id,
@@ -188,7 +189,7 @@ class _Making:
         group.create(self._launch.resources)
         for text in group.apply(self._launch.resources):
             self._launch.warn(text)
-        if not self._launch.namespaces.has_own("user"):
+        if not self._own_users:
             return group.directories()
         group.join(pid)  # the root of a user namespace may not write there itself
         return []
@@ -249,7 +250,7 @@ class _Making:
         asked = launch.program.sets.bounding | launch.program.sets.permitted
         known = frozenset(capabilities.known())
         missing = sorted(asked - known)
-        if not missing and "user" not in launch.namespaces.new:
+        if not missing and not self._own_users:
             held = _permitted()
             missing = sorted(name for name in launch.program.sets.permitted if name not in held)
         if missing:

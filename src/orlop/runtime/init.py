@@ -7,6 +7,7 @@ container is created, then waits at the start barrier, and from then on can only
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 
@@ -83,7 +84,8 @@ class Init:
         self._take_stdio()
         if "user" in launch.namespaces.new:
             self._channel.expect("maps")
-            self._become_root()
+        if launch.namespaces.has_own("user"):
+            become_root()
         # only now: /proc/<pid> of a process that nobody may look into belongs to root, and the maps come from our maker
         # In a user namespace that our interpreter was not started in, a hidden process is closed to its own maker, who
         # has yet to attach the network. The container's default capabilities are fewer than ours, so none of its
@@ -106,10 +108,6 @@ class Init:
                 os.dup2(fd, number)
             elif fd == number:
                 os.set_inheritable(fd, True)
-
-    def _become_root(self) -> None:
-        if self._launch.root_is_mapped:
-            become_root()
 
     def _name_things(self) -> None:
         spec = self._launch.spec
@@ -142,6 +140,7 @@ class Init:
             self._await_cgroup()
             self._create_hooks()
             drop_bounding(self._program.sets.bounding)
+            launch.namespaces.join(("mount",))
             if "mount" not in launch.namespaces.joins:
                 os.chroot(launch.root_path)
                 os.chdir("/")
@@ -250,13 +249,16 @@ class Init:
 
 
 def become_root() -> None:
-    """Become the root of the user namespace that we are in, which must have one."""
-    os.setresgid(0, 0, 0)
-    os.setresuid(0, 0, 0)
+    """Become the root of the user namespace that we are in, if it has one."""
     try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
         os.setgroups([])
-    except PermissionError:
-        return  # with a single mapped gid the kernel forbids it; our groups mean nothing inside then
+    except OSError as error:
+        # EINVAL: no root there, so we stay who we are. EPERM: with a single mapped gid the kernel forbids setgroups;
+        # our groups mean nothing inside then.
+        if error.errno not in (errno.EINVAL, errno.EPERM):
+            raise
 
 
 def take_terminal(size: tuple[int, int], master: int, slave: int) -> None:

@@ -48,7 +48,6 @@ class Launch:
         "readonly_paths",
         "resources",
         "root_fd",
-        "root_is_mapped",
         "root_path",
         "root_readonly",
         "shared",
@@ -103,7 +102,6 @@ class Launch:
         self.namespaces = NamespacePlan(specs.namespaces(spec), linux)
         try:
             self.hidden = self.namespaces.has_own("user") or namespaces.in_initial_user_namespace()
-            self.root_is_mapped = idmaps.maps_id(self.namespaces.uid_map, 0)
             self._check_user()
             self._open(spec, root, propagation)
             self.hierarchy = hierarchies.detect()

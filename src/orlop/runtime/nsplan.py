@@ -115,10 +115,8 @@ class NamespacePlan:
         return pid
 
     def rest(self) -> tuple[str, ...]:
-        """The kinds that init itself must join."""
-        if self.staged:
-            return ("mount",)
-        return ("network", "ipc", "uts", "cgroup", "mount")
+        """The kinds that init must join at once; the mount namespace comes when nothing of ours is needed."""
+        return () if self.staged else ("network", "ipc", "uts", "cgroup")
 
     def _start_staged(self, body: Callable[[], NoReturn]) -> int:
         reader, writer = os.pipe2(os.O_CLOEXEC)
