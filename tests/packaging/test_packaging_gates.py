@@ -105,4 +105,4 @@ def test_every_public_name_resolves() -> None:
     for name in orlop.__all__:
         assert getattr(orlop, name) is not None
     with pytest.raises(AttributeError):
-        _ = orlop.nonsense  # type: ignore[attr-defined]
+        _ = orlop.nonsense
