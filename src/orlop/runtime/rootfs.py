@@ -158,6 +158,8 @@ class Root:
             return
         tree = _clone_of(null)
         try:
+            # Read-only, or the container's root could change mode and owner of what is the host's own node.
+            mounts.mount_setattr(tree, "", attr_set=mounts.MOUNT_ATTR_RDONLY)
             mounts.move_mount(tree, "", place, "")
         finally:
             os.close(tree)
