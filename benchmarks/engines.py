@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -79,9 +80,11 @@ class Podman(Engine):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.mounted = False
         if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount("/sys/fs/cgroup/hugetlb"):
             Path("/sys/fs/cgroup/hugetlb").mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "cgroup", "-o", "hugetlb", "none", "/sys/fs/cgroup/hugetlb"], check=False)
+            mount = ["mount", "-t", "cgroup", "-o", "hugetlb", "none", "/sys/fs/cgroup/hugetlb"]
+            self.mounted = subprocess.run(mount, check=False).returncode == 0
         config = self.folder / "containers.conf"
         config.write_text(
             '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
@@ -107,6 +110,11 @@ class Podman(Engine):
     def close(self) -> None:
         subprocess.run(self.command("rm", "-fa"), env=self.environ, capture_output=True, check=False)
         subprocess.run(self.command("system", "reset", "-f"), env=self.environ, capture_output=True, check=False)
+        if self.mounted:
+            for path, _, _ in os.walk("/sys/fs/cgroup/hugetlb", topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+            subprocess.run(["umount", "/sys/fs/cgroup/hugetlb"], check=False)
 
 
 class Docker(Engine):

@@ -336,7 +336,7 @@ def test_v2_limits_and_the_way_down() -> None:
     """On v2 the controllers are enabled from the top, processes in the way move to a leaf, and limits are set."""
     outer = unified_group("outer")
     if "hugetlb" not in outer.hierarchy.places:
-        pytest.fail("the v2 mount of this machine has the hugetlb controller")
+        pytest.skip("somebody has mounted the hugetlb controller as v1, so this machine's v2 has no controller at all")
     resources: dict[str, Any] = {"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}]}
     outer.create()
     os.makedirs(outer.directory("freezer"), exist_ok=True)
@@ -357,6 +357,8 @@ def test_v2_limits_and_the_way_down() -> None:
         reap()
         outer.delete()
         Cgroup(BASE).delete()
+        with open(f"{outer.hierarchy.unified}/cgroup.subtree_control", "w") as file:
+            file.write("-hugetlb")  # as it was: else nobody can mount it as v1, which crun and podman want
 
 
 def test_a_process_is_born_in_a_v2_cgroup() -> None:
