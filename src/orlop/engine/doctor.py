@@ -19,7 +19,7 @@ _SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a start would trip over it."""
     path = dict(settings.environ).get("PATH", _SEARCH)
-    found = [*_kernel(), *_user_namespaces(), *_storage(settings), *_cgroups(), *_network()]
+    found = [*_kernel(), *user_namespaces(), *_storage(settings), *_cgroups(), *_network()]
     if settings.uid:
         found += _rootless(settings, path)
     return found
@@ -68,7 +68,8 @@ def _kernel() -> Iterator[Finding]:
         )
 
 
-def _user_namespaces() -> Iterator[Finding]:
+def user_namespaces() -> Iterator[Finding]:
+    """Whether ordinary users may make user namespaces here, by the kernel's settings."""
     if not os.path.exists("/proc/self/ns/user"):
         yield Finding(
             subject="user namespaces",
