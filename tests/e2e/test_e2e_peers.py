@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -73,11 +74,21 @@ def test_skopeo_and_our_registry_both_ways(orlop: Orlop, busybox: str, registry:
 
 
 @pytest.fixture
-def hugetlb() -> None:
-    """Crun and podman want this hierarchy on machines with cgroup v1."""
-    if not Path("/sys/fs/cgroup/cgroup.controllers").exists() and not os.path.ismount("/sys/fs/cgroup/hugetlb"):
-        Path("/sys/fs/cgroup/hugetlb").mkdir(exist_ok=True)
-        call("mount", "-t", "cgroup", "-o", "hugetlb", "none", "/sys/fs/cgroup/hugetlb")
+def hugetlb() -> Iterator[None]:
+    """What crun and podman want on machines with cgroup v1; afterwards the machine is as it was."""
+    place = "/sys/fs/cgroup/hugetlb"
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists() or os.path.ismount(place):
+        yield
+        return
+    Path(place).mkdir(exist_ok=True)
+    call("mount", "-t", "cgroup", "-o", "hugetlb", "none", place)
+    yield
+    for folder, _, _ in os.walk(place, topdown=False):
+        if folder != place:
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+    call("umount", place)
+    os.rmdir(place)
 
 
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
@@ -92,17 +103,22 @@ def test_other_runtimes_run_our_containers(orlop: Orlop, busybox: str, hugetlb: 
 
 
 @pytest.fixture
-def podman(tmp_path: Path, hugetlb: None) -> list[str]:
+def podman(hugetlb: None) -> Iterator[list[str]]:
     """Podman over a root of its own."""
     need("podman")
-    (tmp_path / "containers.conf").write_text(
+    folder = tempfile.mkdtemp(prefix="pm", dir="/tmp")  # short: podman's run root may have 50 characters
+    Path(folder, "containers.conf").write_text(
         '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
         '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
     )
-    return [
-        "env", f"CONTAINERS_CONF={tmp_path}/containers.conf", f"HOME={tmp_path}",
-        "podman", "--root", str(tmp_path / "podman"), "--runroot", str(tmp_path / "podman-run"),
+    Path(folder, "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    argv = [
+        "env", f"CONTAINERS_CONF={folder}/containers.conf", f"HOME={folder}",
+        "podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run",
     ]  # fmt: skip
+    yield argv
+    subprocess.run([*argv, "system", "reset", "-f"], capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_podman_runs_what_we_pushed(orlop: Orlop, busybox: str, registry: str, podman: list[str]) -> None:
@@ -110,14 +126,11 @@ def test_podman_runs_what_we_pushed(orlop: Orlop, busybox: str, registry: str, p
     orlop("tag", busybox, f"{registry}/ours:1")
     orlop("push", f"{registry}/ours:1")
     creds = ["--tls-verify=false", "--creds", "sailor:hunter2hunter2"]
-    try:
-        call(*podman, "pull", "-q", *creds, f"{registry}/ours:1")
-        assert call(*podman, "run", "--rm", "--network", "none", f"{registry}/ours:1", "echo", "hi") == "hi\n"
-        call(*podman, "tag", f"{registry}/ours:1", f"{registry}/theirs:1")
-        call(*podman, "push", "-q", *creds, f"{registry}/theirs:1")
-        assert orlop("run", "--rm", f"{registry}/theirs:1", "echo", "back") == "back\n"
-    finally:
-        subprocess.run([*podman, "system", "reset", "-f"], capture_output=True, check=False)
+    call(*podman, "pull", "-q", *creds, f"{registry}/ours:1")
+    assert call(*podman, "run", "--rm", "--network", "none", f"{registry}/ours:1", "echo", "hi") == "hi\n"
+    call(*podman, "tag", f"{registry}/ours:1", f"{registry}/theirs:1")
+    call(*podman, "push", "-q", *creds, f"{registry}/theirs:1")
+    assert orlop("run", "--rm", f"{registry}/theirs:1", "echo", "back") == "back\n"
 
 
 def test_podman_drives_orlop_runtime(orlop: Orlop, busybox: str, podman: list[str]) -> None:
@@ -126,23 +139,20 @@ def test_podman_drives_orlop_runtime(orlop: Orlop, busybox: str, podman: list[st
 
     runtime = str(Path(sys.executable).parent / "orlop-runtime")
     orlop("save", "-o", str(orlop.folder / "b.tar"), busybox)
-    try:
-        call(*podman, "load", "-q", "-i", str(orlop.folder / "b.tar"))
-        out = call(
-            *podman,
-            "--runtime",
-            runtime,
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            f"docker.io/library/{busybox}",
-            "echo",
-            "driven",
-        )
-        assert out == "driven\n"
-    finally:
-        subprocess.run([*podman, "system", "reset", "-f"], capture_output=True, check=False)
+    call(*podman, "load", "-q", "-i", str(orlop.folder / "b.tar"))
+    out = call(
+        *podman,
+        "--runtime",
+        runtime,
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        f"docker.io/library/{busybox}",
+        "echo",
+        "driven",
+    )
+    assert out == "driven\n"
 
 
 @pytest.fixture

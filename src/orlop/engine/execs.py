@@ -101,7 +101,7 @@ def _argv(engine: Engine, record: ContainerRecord, program: str, given: dict[str
     path = f"{run}/exec-{os.urandom(8).hex()}.json"
     status.write_json(path, given)
     if program and program != "orlop":
-        base = [program, "--root", f"{engine.root.run_path}/runtime"]
+        base = [program, "--root", f"{engine.root.run_path}/runtime/@{os.path.basename(program)}"]  # as External does
     else:
         base = [sys.executable, "-m", "orlop.runtime.program", "--root", f"{engine.root.run_path}/runtime"]
     return [*base, "exec", *more, "--process", path, record.id]
