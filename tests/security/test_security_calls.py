@@ -52,15 +52,15 @@ _SCRIPT = "for call in /calls/*; do $call; echo ${call##*/} $?; done"
 @pytest.fixture
 def calls(image: Callable[..., str]) -> str:
     """An image whose programs are one forbidden system call each."""
-    return image(
-        attack.folder("calls"), *(attack.file(f"calls/{name}", code, 0o755) for name, code in CALLS.items())
-    )
+    return image(attack.folder("calls"), *(attack.file(f"calls/{name}", code, 0o755) for name, code in CALLS.items()))
 
 
 def _refused(text: str) -> None:
     found = dict(line.split() for line in text.splitlines())
     assert set(found) == set(CALLS)
-    allowed = {name: os.strerror(int(code)) for name, code in found.items() if int(code) not in (errno.EPERM, errno.ENOSYS)}
+    allowed = {
+        name: os.strerror(int(code)) for name, code in found.items() if int(code) not in (errno.EPERM, errno.ENOSYS)
+    }
     assert not allowed
 
 
@@ -84,7 +84,10 @@ def test_seccomp_holds_without_root(arena: Orlop, calls: str) -> None:
     )  # fmt: skip
     status = "grep -E '^(Cap(Eff|Prm|Inh|Amb)|NoNewPrivs|Seccomp):' /proc/self/status"
     try:
-        for words in (arena("exec", name, "sh", "-c", status), arena("exec", name, "sh", "-c", "sed -n p /proc/1/status")):
+        for words in (
+            arena("exec", name, "sh", "-c", status),
+            arena("exec", name, "sh", "-c", "sed -n p /proc/1/status"),
+        ):
             found = dict(line.split(":\t") for line in words.splitlines() if ":\t" in line)
             assert found["NoNewPrivs"] == "1"
             assert found["Seccomp"] == "2"
@@ -120,7 +123,7 @@ def test_other_processes_are_out_of_reach(arena: Orlop, target: str) -> None:
 
 
 def test_host_disk_cannot_be_opened(arena: Orlop, target: str) -> None:
-    """mknod of the host's disk works, as docker allows; opening it is refused by the device cgroup (EPERM)."""
+    """Mknod of the host's disk works, as docker allows; opening it is refused by the device cgroup (EPERM)."""
     found = os.stat("/").st_dev
     script = (
         f"mknod /tmp/disk b {os.major(found)} {os.minor(found)} && head -c 1 /tmp/disk; echo read $?; "

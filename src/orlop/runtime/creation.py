@@ -156,6 +156,7 @@ class _Making:
         except BaseException as error:
             self._undo(pid)
             if isinstance(error, (EOFError, BrokenPipeError, ConnectionResetError)):
+                self._raise_last_words(ours)
                 raise Internal(
                     f"the first process of container {launch.container_id} died while being set up"
                 ) from None
@@ -225,6 +226,21 @@ class _Making:
                 raise errors.of_fields(message)
             for fd in fds:
                 os.close(fd)
+
+    @staticmethod
+    def _raise_last_words(ours: channel.Channel) -> None:
+        """Raise the error that init told before it died, when we were about to send and not to listen."""
+        ends = 0
+        while ends < 2:  # the first may be a reset that stands before what is left to read
+            try:
+                message, fds = ours.receive()
+            except EOFError:
+                ends += 1
+                continue
+            for fd in fds:
+                os.close(fd)
+            if "error" in message:
+                raise errors.of_fields(message) from None
 
     def _run_hooks(self, pid: int) -> None:
         given: dict[str, Any] = self._launch.spec.get("hooks") or {}
