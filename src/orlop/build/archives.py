@@ -11,7 +11,7 @@ from orlop.errors import DataLoss, InvalidArgument
 from orlop.layers import compress, tar
 from orlop.layers.tar import chunks_of
 from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
-from orlop.linux import safepath
+from orlop.linux import owners, safepath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ class _Extraction:
             out = os.open(name, _CREATE, 0o600, dir_fd=parent)
             try:
                 entry.save(out)
-                os.fchown(out, *owner)
+                owners.give(out, *owner)
                 for key, value in entry.xattrs.items():
-                    if key == "security.capability" or key.startswith("user."):
+                    if key == "security.capability" or (key.startswith("user.") and not key.startswith("user.orlop.")):
                         os.setxattr(out, key, value)
                 os.fchmod(out, self._mode(entry))
                 os.utime(out, ns=times)
@@ -129,13 +129,13 @@ class _Extraction:
                 os.close(out)
         elif entry.kind == SYMLINK:
             os.symlink(entry.link, name, dir_fd=parent)
-            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+            owners.give(name, *owner, dir_fd=parent, mtime=entry.mtime)
             os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
         elif entry.kind == HARDLINK:
             self._hard_link(entry, parent, name)
         elif entry.kind in _KINDS:
-            os.mknod(name, _KINDS[entry.kind] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
-            os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
+            owners.make_node(name, _KINDS[entry.kind] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=parent)
+            owners.give(name, *owner, dir_fd=parent, mtime=entry.mtime)
             os.chmod(name, self._mode(entry), dir_fd=parent)
             os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
 
@@ -164,7 +164,7 @@ class _Extraction:
             except (FileNotFoundError, NotADirectoryError):
                 continue  # a later entry took its place
             try:
-                os.fchown(fd, *(self.manner.owner or (entry.uid, entry.gid)))
+                owners.give(fd, *(self.manner.owner or (entry.uid, entry.gid)))
                 os.fchmod(fd, self._mode(entry))
                 os.utime(fd, ns=(entry.mtime, entry.mtime))
             finally:

@@ -10,7 +10,7 @@ import hashlib
 import os
 
 from orlop.errors import Conflict
-from orlop.linux import files
+from orlop.linux import files, owners
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ class CacheMounts(Value):
         os.mkdir(beside, 0o700)
         try:
             fill(beside)
-            os.chown(beside, *owner)
+            owners.give(beside, *owner)
             os.chmod(beside, mode)
             os.rename(beside, path)
         except OSError:

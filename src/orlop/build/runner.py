@@ -14,7 +14,7 @@ from orlop.build.caches import CacheMounts
 from orlop.build.evaluate import script_name
 from orlop.build.protocols import ExecStep, StepMount
 from orlop.build.stubs import Stubs
-from orlop.linux import files, mounts
+from orlop.linux import files, mounts, namespaces, owners
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Runner:
             folder = stack.enter_context(self.workspace.scratch())
             path = os.path.join(folder, "secret")
             _write(path, content, 0o400 if mount.mode is None else mount.mode)
-            os.chown(path, mount.uid, mount.gid)
+            owners.give(path, mount.uid, mount.gid)
             prepared.append(StepMount(kind="bind", source=path, target=mount.target, readonly=True))
 
     def _cache_folder(self, step: RunStep, mount: Mount, stack: ExitStack) -> str:
@@ -211,7 +211,8 @@ class Runner:
         upper, work, target = (os.path.join(folder, name) for name in ("upper", "work", "view"))
         for one in (upper, work, target):
             os.mkdir(one, 0o755)
-        mounts.overlay(lowers, upper, work, target)
+        options = () if namespaces.in_initial_user_namespace() else ("userxattr",)
+        mounts.overlay(lowers, upper, work, target, options=options)
         stack.callback(mounts.unmount, target, mounts.MNT_DETACH)
         return target
 
@@ -220,7 +221,7 @@ def _copy_folder_modes(source: str, veil: str) -> None:
     """Give the folders of a veil the modes and owners of those they lie upon: the uppermost ones are seen."""
     for folder, _, _ in os.walk(veil):
         found = os.stat(os.path.join(source, os.path.relpath(folder, veil)))
-        os.chown(folder, found.st_uid, found.st_gid)
+        owners.give(folder, found.st_uid, found.st_gid)
         os.chmod(folder, stat.S_IMODE(found.st_mode))
 
 

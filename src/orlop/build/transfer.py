@@ -13,7 +13,7 @@ from posixpath import basename, dirname
 from orlop.build import modes
 from orlop.build.tree import xattrs_of
 from orlop.errors import InvalidArgument
-from orlop.linux import files, safepath, users
+from orlop.linux import files, owners, safepath, users
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -188,7 +188,7 @@ def clear(parent: int, name: str) -> None:
 def _finish(fd: int, mode: int, owner: tuple[int, int], mtime: int, manner: Manner, *, directory: bool) -> None:
     if manner.mode is not None:
         mode = manner.mode(mode, directory)
-    os.fchown(fd, *owner)
+    owners.give(fd, *owner)
     os.fchmod(fd, mode)  # after fchown, which clears set-id bits
     os.utime(fd, ns=(mtime, mtime))
 
@@ -258,12 +258,12 @@ class _Copier:
                 self._regular(full, node, parent, name)
         elif kind == stat.S_IFLNK:
             os.symlink(node.target, name, dir_fd=parent)
-            os.chown(name, *self.owner(node), dir_fd=parent, follow_symlinks=False)
+            owners.give(name, *self.owner(node), dir_fd=parent, mtime=found.st_mtime_ns)
             times = (found.st_mtime_ns, found.st_mtime_ns)
             os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
         else:
-            os.mknod(name, kind | 0o600, found.st_rdev, dir_fd=parent)
-            os.chown(name, *self.owner(node), dir_fd=parent, follow_symlinks=False)
+            owners.make_node(name, kind | 0o600, found.st_rdev, dir_fd=parent)
+            owners.give(name, *self.owner(node), dir_fd=parent, mtime=found.st_mtime_ns)
             mode = stat.S_IMODE(found.st_mode)
             os.chmod(name, self.manner.mode(mode, False) if self.manner.mode else mode, dir_fd=parent)
             os.utime(name, ns=(found.st_mtime_ns, found.st_mtime_ns), dir_fd=parent, follow_symlinks=False)

@@ -14,7 +14,7 @@ from posixpath import normpath
 
 from orlop.build.patterns import Matcher
 from orlop.errors import FailedPrecondition
-from orlop.linux import files, safepath
+from orlop.linux import files, owners, safepath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class Tree:
     def node(self, path: str) -> Node | None:
         """What stands at `path`; None when nothing visible does. Only the last name may be a symlink."""
         if not path:
-            return Node(os.fstat(self._root_fd))
+            found = os.fstat(self._root_fd)
+            return Node(owners.told(found, self.root) if self.owned else found)
         parent, _, name = path.rpartition("/")
         return self.children(parent).get(name)
 
@@ -206,6 +207,8 @@ class Tree:
                 nodes = {}
                 for entry in listing:
                     found = entry.stat(follow_symlinks=False)
+                    if self.owned:
+                        found = owners.told(found, f"/proc/self/fd/{fd}/{entry.name}")
                     link = os.readlink(entry.name, dir_fd=fd) if stat.S_ISLNK(found.st_mode) else ""
                     nodes[entry.name] = Node(found, link)
         finally:

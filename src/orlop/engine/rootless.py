@@ -57,12 +57,6 @@ def enter(settings: Settings) -> None:
     os.chdir(here)  # joining a mount namespace moves us to its root
 
 
-def single_id() -> bool:
-    """Whether the user namespace that we are in has but one user."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return sum(int(line.split()[2]) for line in file) == 1
-
-
 def _holder(settings: Settings) -> int:
     """The pid of the living holder."""
     import fcntl

@@ -164,3 +164,9 @@ _INITIAL_USER = 0xEFFFFFFD  # PROC_USER_INIT_INO, the inode of the first user na
 def in_initial_user_namespace() -> bool:
     """Whether our rights reach the whole machine: capabilities in any other user namespace do not."""
     return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER
+
+
+def single_id() -> bool:
+    """Whether the user namespace that we are in has but one user."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file) == 1

@@ -271,7 +271,9 @@ def _make(steps: _Walk, part: str, mode: int, owner: tuple[int, int] | None) -> 
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=steps.stack[-1])
     try:
         if owner is not None:
-            os.fchown(fd, *owner)
+            from orlop.linux import owners  # only for those who make image trees
+
+            owners.give(fd, *owner)
         os.fchmod(fd, mode)
     finally:
         os.close(fd)
