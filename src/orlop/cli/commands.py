@@ -65,6 +65,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "volume prune": ("pruning:VOLUME_PRUNE", "Remove unused local volumes"),
     "volume rm": ("volumes:RM", "Remove one or more volumes"),
     "internal complete": ("completion:COMPLETE", "What a shell may offer next"),
+    "internal probe": ("internal:PROBE", "A container's health check, run once"),
     "internal reference": ("help:REFERENCE", "This reference, as Markdown"),
     "internal settle": ("internal:SETTLE", "What a container's monitor runs once the program has ended"),
     "internal teardown": ("internal:TEARDOWN", "Stop this root's containers and take its bridges down"),

@@ -21,6 +21,18 @@ def _settle(session: Session, given: Given) -> int:
 SETTLE = Command(run=_settle, usage="NAMESPACE ID", least=2, most=2)
 
 
+def _probe(session: Session, given: Given) -> int:
+    """A container's health check, run once; its monitor reads the outputs and the exit code."""
+    namespace, container = given.arguments
+    session.use_namespace(namespace)
+    from orlop.engine.probing import probe
+
+    return probe(session.engine, container)
+
+
+PROBE = Command(run=_probe, usage="NAMESPACE ID", least=2, most=2)
+
+
 def _teardown(session: Session, _given: Given) -> int:
     """Take what this root has on the machine away: containers stop, bridges go. Its files stay."""
     session.engine.system.tear_down()

@@ -41,13 +41,20 @@ class Containers:
         """Make a container that does not run yet; returns its id."""
         from orlop.engine import creation
 
-        return creation.create(self._engine, request, report).id
+        if request.cid_file:
+            _check_id_file(request.cid_file)
+        record = creation.create(self._engine, request, report)
+        if request.cid_file:
+            _write_id(request.cid_file, record.id)
+        return record.id
 
     def run(self, request: CreateContainer, stdio: Stdio | None = None, report: Report = ignore) -> Ran:
         """Create and start. With `stdio` it stays joined to the program until that ends (or the user detaches)."""
         _ = self._engine.spawner  # begins to load the runtime beside us
         from orlop.engine import creation, launch
 
+        if request.cid_file:
+            _check_id_file(request.cid_file)
         record = creation.create(self._engine, request, report)
         if request.cid_file:
             _write_id(request.cid_file, record.id)
@@ -140,10 +147,10 @@ class Containers:
 
         record = self.record(name)
         now = self.status(record)
-        if now.running:
+        if now.active:
             if not force:
                 raise FailedPrecondition(
-                    f"container {record.name} is running",
+                    f"container {record.name} is {now.word}",
                     hint=f"stop it first (orlop stop {record.name}), or use --force",
                 )
             stopping.stop(self._engine, record, 0)
@@ -151,7 +158,12 @@ class Containers:
             launch.settle(self._engine, record.id)
         try:
             with self._engine.root.lock(f"container-{record.id}"):
-                creation.remove(self._engine, self.record(record.id), volumes=volumes or record.config["auto_remove"])
+                record = self.record(record.id)
+                if self.status(record).running:  # somebody has started it since we looked
+                    raise FailedPrecondition(
+                        f"container {record.name} has just been started", hint=f"orlop rm --force {record.name}"
+                    )
+                creation.remove(self._engine, record, volumes=volumes or record.config["auto_remove"])
         except NotFound:
             if not record.config["auto_remove"]:
                 raise  # an auto-removed container goes by itself once stopped
@@ -214,15 +226,18 @@ class Containers:
         keep = _prune_test(request)
         for record in self._engine.root.state.containers.all(self._namespace):
             now = self.status(record)
-            if now.running or not keep(record):
+            if now.active or not keep(record):
                 continue
             if not now.settled:
                 launch.settle(self._engine, record.id)
             with self._engine.root.lock(f"container-{record.id}"):
                 try:
-                    reclaimed += creation.remove(self._engine, self.record(record.id), measure=True)
+                    record = self.record(record.id)  # noqa: PLW2901  # as it is under the lock
                 except NotFound:
                     continue  # it was an auto-removed one
+                if self.status(record).active:
+                    continue  # somebody has started it since we looked
+                reclaimed += creation.remove(self._engine, record, measure=True)
             actions.append(("deleted container", record.id))
         return Removed(actions=tuple(actions), reclaimed=reclaimed)
 
@@ -249,6 +264,12 @@ def _prune_test(request: Prune) -> Any:
         else:
             raise InvalidArgument(f"prune knows no filter {one.key!r}", hint="use until, label or label!")
     return lambda record: all(test(record) for test in tests)
+
+
+def _check_id_file(path: str) -> None:
+    """Refuse before anything is made."""
+    if os.path.lexists(path):
+        raise Conflict(f"--cidfile {path} is there already", hint="remove it, or name another file")
 
 
 def _write_id(path: str, container: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import attaching, bundle, journal, limiting, status
+from orlop.engine import attaching, bundle, journal, limiting, probing, status, volumefill
 from orlop.errors import NotFound, OrlopError
 from orlop.events import Event
 from orlop.linux import process
@@ -34,14 +34,17 @@ if TYPE_CHECKING:
 DETACHED = 0
 """What `attach` returns when the user let go and the program runs on."""
 
-_RESTART_DELAY = 0.1  # seconds before the first restart; doubled each time, as docker does
-_RESTART_DELAY_MAX = 60.0
 _RUN_LONG_ENOUGH = 10.0  # seconds after which a program counts as started, and the delay begins anew
 _KEPT_EXITS = 3600.0  # seconds that the exit of an auto-removed container is kept for whoever waits
 
 
-def start(engine: Engine, record: ContainerRecord, stdio: Stdio | None, report: Report) -> int | None:
-    """Start a container that does not run. With `stdio`, returns the exit code when it ends; None when detached."""
+def start(
+    engine: Engine, record: ContainerRecord, stdio: Stdio | None, report: Report, *, again: bool = False
+) -> int | None:
+    """Start a container that does not run. With `stdio`, returns the exit code when it ends; None when detached.
+
+    `again`: the restart policy does it, which is nothing where somebody has stopped or removed the container.
+    """
     root = engine.root
     session: Session | None = None
     with root.lock(f"container-{record.id}"):
@@ -51,15 +54,28 @@ def start(engine: Engine, record: ContainerRecord, stdio: Stdio | None, report: 
         if not now.settled:
             _record_end(engine, record, exit_record.read(status.run_dir(root, record.id)))
             give_back(engine, record)
-        record = root.state.containers.find(record.namespace, record.id)
+        known = root.state.containers.get(record.id)
+        if again and (known is None or known.state.get("stopped_by_user")):
+            return None
+        record = _count(engine, known or root.state.containers.find(record.namespace, record.id), again=again)
         try:
-            session = launch(engine, record, _snapshot(engine, record, report), stdio, report)
+            snapshot = _snapshot(engine, record, report)
+            volumefill.fill(engine, record, snapshot)
+            session = launch(engine, record, snapshot, stdio, report)
         except BaseException as error:
             give_back(engine, record)
             _remember_failure(engine, record, error)
             raise
     journal.record(root, "container", "start", record.id, {"name": record.name, "image": record.image_name})
     return None if session is None else _stay(engine, record, session)
+
+
+def _count(engine: Engine, record: ContainerRecord, *, again: bool) -> ContainerRecord:
+    """Restarts by the policy are counted; a start by hand begins anew, and lets the policy act again."""
+    if not again and not any(record.state.get(key) for key in ("stopped_by_user", "restarts", "quick")):
+        return record
+    new = {"restarts": record.state.get("restarts", 0) + 1} if again else {"restarts": 0, "quick": 0}
+    return engine.root.state.containers.update_state(record.id, lambda state: state | new | {"stopped_by_user": False})
 
 
 def launch(
@@ -88,7 +104,7 @@ def launch(
     for text in made.lost:
         warn(text)
     request = _shim_request(engine, record, made, snapshot, stdio, transient=transient)
-    session, other_end = _session(stdio, tty=record.config["tty"])
+    session, other_end = _session(stdio, tty=record.config["tty"], settles=_settles(record))
     try:
         with engine.spawner.spawn(request, attach=other_end, warn=warn) as handle:
             first = handle.wait_namespaces()
@@ -136,7 +152,12 @@ def _ticks(pid: int) -> int:
         return 0
 
 
-def _session(stdio: Stdio | None, *, tty: bool) -> tuple[Session | None, int]:
+def _settles(record: ContainerRecord) -> bool:
+    """Whether the foreground client settles; where a policy may start it again, the exit command does, and stays."""
+    return bool(record.config["restart"]["name"] == "no")
+
+
+def _session(stdio: Stdio | None, *, tty: bool, settles: bool) -> tuple[Session | None, int]:
     """A foreground client's session, and the descriptor for the shim's side of it."""
     if stdio is None:
         return None, -1
@@ -153,7 +174,7 @@ def _session(stdio: Stdio | None, *, tty: bool) -> tuple[Session | None, int]:
         terminal=tty,
         detach_keys=stdio.detach_keys,
         proxy_signals=stdio.proxy_signals,
-        settles=True,
+        settles=settles,
     )
     return session, other.detach()
 
@@ -218,6 +239,7 @@ def _shim_request(
         log_max_files=config["log"]["max_files"],
         exit_argv=() if transient else _exit_command(engine, record),
         environment=_later_environment(settings),
+        health=None if transient else probing.probe_of(engine, record, made.spec["process"]),
         runtime=(program,) if program and program != "orlop" else (),
     )
 
@@ -251,8 +273,9 @@ def _stay(engine: Engine, record: ContainerRecord, session: Session) -> int:
         ended = session.run()
         if ended is None:
             return DETACHED
-        _settle_now(engine, record.id, ended)
-        session.settled()
+        if _settles(record):
+            _settle_now(engine, record.id, ended)
+            session.settled()
     finally:
         session.close()
     return ended.code
@@ -284,11 +307,11 @@ def settle(engine: Engine, container: str, *, restart: bool = False, report: Rep
     record = _settle_now(engine, container, None)
     if record is None or not restart:
         return
+    from orlop.engine import restarting
     from orlop.layers import unpack
 
-    if _wants_restart(record):
-        time.sleep(min(_RESTART_DELAY * 2 ** min(record.state.get("quick", 0), 10), _RESTART_DELAY_MAX))
-        start(engine, record, None, report or (lambda _: None))
+    if restarting.wanted(record):
+        restarting.restart(engine, record, lambda: start(engine, record, None, report or (lambda _: None), again=True))
     else:
         unpack.settle(engine.root)  # nobody waits for this process, so this is where trees are brought to disk
 
@@ -355,15 +378,6 @@ def _keep_exit(engine: Engine, record: ContainerRecord, ended: ExitRecord | None
                 os.unlink(f"{folder}/{name}")
         except FileNotFoundError:
             continue
-
-
-def _wants_restart(record: ContainerRecord) -> bool:
-    policy, state = record.config["restart"], record.state
-    if state.get("stopped_by_user") or policy["name"] == "no":
-        return False
-    if policy["name"] == "on-failure":
-        return state.get("exit_code", 0) != 0 and (not policy["max"] or state.get("restarts", 0) < policy["max"])
-    return True
 
 
 def give_back(engine: Engine, record: ContainerRecord) -> None:

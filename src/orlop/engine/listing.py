@@ -28,7 +28,7 @@ def rows(engine: Engine, request: ListContainers) -> list[ContainerSummary]:
     if request.last >= 0:
         found = found[: request.last] if request.last else found
     elif not (request.all or by_state):
-        found = [(record, now) for record, now in found if now.running]
+        found = [(record, now) for record, now in found if now.active]
     ids: dict[str, str] = {record.manifest: record.config for record in state.images.all(engine.settings.namespace)}
     return [
         summary(engine, record, now, image_id=ids.get(record.image, ""), size=request.size)
@@ -89,7 +89,7 @@ def _tests(
     return list(groups.values())
 
 
-def _test(  # noqa: PLR0911  # one line a filter: a table of docker's filters, read top to bottom
+def _test(  # noqa: C901, PLR0911, PLR0912  # one line a filter: a table of docker's filters, read top to bottom
     engine: Engine, one: Filter, found: list[tuple[ContainerRecord, Status]]
 ) -> Callable[[ContainerRecord, Status], bool]:
     key, value = one.key, one.value
@@ -106,6 +106,10 @@ def _test(  # noqa: PLR0911  # one line a filter: a table of docker's filters, r
         if value not in {"created", "running", "paused", "exited", "restarting", "removing", "dead"}:
             raise InvalidArgument(f"--filter status={value} is no state of a container")
         return lambda _, now: now.word == value
+    if key == "health":
+        if value not in {"starting", "healthy", "unhealthy", "none"}:
+            raise InvalidArgument(f"--filter health={value}", hint="use starting, healthy, unhealthy or none")
+        return lambda _, now: now.running and (now.health or "none") == value
     if key == "exited":
         if not value.lstrip("-").isdigit():
             raise InvalidArgument(f"--filter exited={value} is no exit code")
@@ -128,7 +132,7 @@ def _test(  # noqa: PLR0911  # one line a filter: a table of docker's filters, r
         )
     raise InvalidArgument(
         f"containers know no filter {key!r}",
-        hint="use id, name, label, status, exited, ancestor, volume, network, before, since or publish",
+        hint="use id, name, label, status, exited, health, ancestor, volume, network, before, since or publish",
     )
 
 
@@ -151,7 +155,7 @@ def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> d
         "Created": moments.rfc3339(record.created),
         "Path": argv[0],
         "Args": argv[1:],
-        "State": _state(now),
+        "State": _state(now) | ({"Health": health} if (health := status.health_of(engine.root, record)) else {}),
         "Image": image.config if image else "",
         "ResolvConfPath": f"{run}/etc/resolv.conf",
         "HostnamePath": f"{run}/etc/hostname",
@@ -175,9 +179,9 @@ def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> d
 def _state(now: Status) -> dict[str, Any]:
     return {
         "Status": now.word,
-        "Running": now.running,
+        "Running": now.active,
         "Paused": now.word == "paused",
-        "Restarting": False,
+        "Restarting": now.word == "restarting",
         "OOMKilled": now.oom,
         "Dead": False,
         "Pid": now.pid,
@@ -264,6 +268,7 @@ def _config(record: ContainerRecord) -> dict[str, Any]:
         "Labels": dict(record.labels),
         "StopSignal": config["stop_signal"],
         "StopTimeout": config["stop_timeout"],
+        **({"Healthcheck": config["health"]} if config.get("health") else {}),
     }
 
 

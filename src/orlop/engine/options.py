@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from orlop.engine.mounts import MountPoint, merge, parse_mount, parse_tmpfs, parse_volume
 from orlop.errors import InvalidArgument, Unimplemented
+from orlop.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STOP_TIMEOUT = 10  # seconds between the stop signal and SIGKILL, docker's default
+_SHORTEST_PROBE = 1_000_000  # nanoseconds; docker's limit for intervals and timeouts of health checks
 _MIN_MEMORY = 6 << 20  # docker's: below it not even the runtime's own start fits
 
 
@@ -33,6 +35,8 @@ def resolve(request: CreateContainer, image: dict[str, Any]) -> dict[str, Any]:
             hint=f"orlop run {request.image} COMMAND",
         )
     _check_limits(request.limits)
+    _check_modes(request)
+    signals.number_of(request.stop_signal or "TERM")
     mode = network_mode(request)
     return {
         "entrypoint": entrypoint,
@@ -81,6 +85,8 @@ def resolve(request: CreateContainer, image: dict[str, Any]) -> dict[str, Any]:
         "init": request.init,
         "log": log_options(request.log_driver, request.log_options),
         "runtime": request.runtime,
+        "health": healthcheck(request, run),
+        "shell": list(run.get("Shell") or ("/bin/sh", "-c")),
         "annotations": dict(_pair(text, "--annotation") for text in request.annotations),
     }
 
@@ -141,6 +147,41 @@ def security(options: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def healthcheck(request: CreateContainer, run: dict[str, Any]) -> dict[str, Any]:
+    """The health check in docker's shape, {} for none: the image's, with what was asked for in its place."""
+    asked: dict[str, Any] = {
+        key: _nanoseconds(text, option)
+        for key, text, option in (
+            ("Interval", request.health_interval, "--health-interval"),
+            ("Timeout", request.health_timeout, "--health-timeout"),
+            ("StartPeriod", request.health_start_period, "--health-start-period"),
+            ("StartInterval", request.health_start_interval, "--health-start-interval"),
+        )
+        if text
+    }
+    if request.health_retries < 0:
+        raise InvalidArgument(f"--health-retries is {request.health_retries}", hint="use 1 or more")
+    if request.health_retries:
+        asked["Retries"] = request.health_retries
+    if request.health_cmd:
+        asked["Test"] = ["CMD-SHELL", request.health_cmd]
+    if request.no_healthcheck:
+        if asked:
+            raise InvalidArgument("--no-healthcheck contradicts the other --health options", hint="leave out one")
+        return {"Test": ["NONE"]}
+    found = (run.get("Healthcheck") or {}) | asked
+    return found if found.get("Test") else {}
+
+
+def _nanoseconds(text: str, option: str) -> int:
+    from orlop.engine import moments
+
+    found = round(moments.duration(text, what=option) * 1e9)
+    if 0 < found < _SHORTEST_PROBE:
+        raise InvalidArgument(f"{option} {text} is shorter than a millisecond", hint="e.g. 30s")
+    return found
+
+
 def restart_policy(text: str, *, auto_remove: bool) -> dict[str, Any]:
     """`--restart` as {"name", "max"}."""
     name, _, most = (text or "no").partition(":")
@@ -158,7 +199,7 @@ def restart_policy(text: str, *, auto_remove: bool) -> dict[str, Any]:
 def log_options(driver: str, options: Iterable[str]) -> dict[str, Any]:
     """`--log-driver` and `--log-opt`: json-file (max-size, max-file) and none."""
     driver = driver or "json-file"
-    if driver not in {"json-file", "none", "local"}:
+    if driver not in {"json-file", "none"}:
         raise Unimplemented(f"there is no log driver {driver!r}", hint="use json-file or none")
     found: dict[str, Any] = {"driver": "none" if driver == "none" else "json-file", "max_size": 0, "max_files": 1}
     for key, value in (_pair(text, "--log-opt") for text in options):
@@ -180,6 +221,27 @@ def size(text: str, *, what: str) -> int:
         return int(float(number) * (1 << shift))
     except ValueError as error:
         raise InvalidArgument(f"{what} is {text!r}, which is no size", hint="write it as 200m or 1g") from error
+
+
+# What each --KIND takes besides "" and, where it ends with ":", the name of a container.
+_MODES = {
+    "pid": ("private", "host", "container:"),
+    "ipc": ("private", "shareable", "host", "container:"),
+    "uts": ("private", "host"),
+    "userns": ("host",),
+    "cgroupns": ("private", "host"),
+}
+
+
+def _check_modes(request: CreateContainer) -> None:
+    """InvalidArgument for a namespace mode that is none; Unimplemented for docker's that we do not have."""
+    for kind, allowed in _MODES.items():
+        mode = getattr(request, f"{kind}_mode")
+        if not mode or mode in allowed or any(one.endswith(":") and mode.startswith(one) for one in allowed):
+            continue
+        if (kind, mode) in {("userns", "auto"), ("ipc", "none")}:
+            raise Unimplemented(f"--{kind} {mode} is not there yet", hint=f"use {', '.join(allowed)}, or leave it out")
+        raise InvalidArgument(f"--{kind} {mode!r} is not a mode", hint=f"use {', '.join(allowed)}")
 
 
 def _check_limits(limits: Limits) -> None:
@@ -226,6 +288,9 @@ def _device(text: str) -> dict[str, str]:
 
 def _port(text: str) -> str:
     number, _, protocol = text.partition("/")
+    ends = number.split("-")
+    if len(ends) > 2 or not all(end.isdigit() and 0 < int(end) < 65536 for end in ends):
+        raise InvalidArgument(f"--expose {text!r} is not PORT[-PORT][/PROTOCOL]", hint="e.g. 80, 8000-8010/udp")
     return f"{number}/{protocol or 'tcp'}"
 
 

@@ -159,10 +159,10 @@ class CreateContainer(Value):
     dns_options: tuple[str, ...] = ()
     add_hosts: tuple[str, ...] = ()
     pid_mode: str = ""  # "" own | "host" | "container:ID"
-    ipc_mode: str = ""  # "" own | "host" | "none" | "shareable" | "container:ID"
-    uts_mode: str = ""
-    userns_mode: str = ""  # "" none | "host" | "auto"
-    cgroupns_mode: str = ""
+    ipc_mode: str = ""  # "" own | "private" | "shareable" | "host" | "container:ID"
+    uts_mode: str = ""  # "" own | "host"
+    userns_mode: str = ""  # "" none | "host"
+    cgroupns_mode: str = ""  # "" own | "private" | "host"
     cgroup_parent: str = ""
     cap_add: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
@@ -184,6 +184,11 @@ class CreateContainer(Value):
     platform: str = ""
     runtime: str = ""
     health_cmd: str = ""
+    health_interval: str = ""  # durations as Go writes them: "30s", "1m30s"
+    health_timeout: str = ""
+    health_start_period: str = ""
+    health_start_interval: str = ""
+    health_retries: int = 0
     no_healthcheck: bool = False
     cid_file: str = ""
     annotations: tuple[str, ...] = ()

@@ -6,6 +6,8 @@ directory (which dies at boot) and checked against the process itself, so that n
     run/containers/<id>/launch.json   by the engine at start: pids with their start ticks, what the network lent
     run/containers/<id>/exit.json     by the shim at exit (by rename)
     run/containers/<id>/paused        by `pause`, removed by `unpause`
+    run/containers/<id>/restarting.json  by who waits to start it again, as the restart policy says
+    run/containers/<id>/health.json   by the shim, after every probe
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ UNKNOWN_EXIT = 255  # the shim was killed and nobody saw how the program ended
 class Status(Value):
     """One container's state now. Times are Unix nanoseconds, 0 for never."""
 
-    word: str  # created | running | paused | exited
+    word: str  # created | running | paused | restarting | exited
     pid: int = 0
     started: int = 0
     finished: int = 0
@@ -42,18 +44,30 @@ class Status(Value):
     error: str = ""
     settled: bool = True  # False: it ended, and what it was lent is still to be given back
     restarts: int = 0
+    health: str = ""  # starting | healthy | unhealthy; "" without a health check
 
     @property
     def running(self) -> bool:
         """Whether its first process lives (a paused one does)."""
         return self.word in {"running", "paused"}
 
+    @property
+    def active(self) -> bool:
+        """Whether it runs or is about to run again by its restart policy: what `ps` shows, and `rm` needs force for."""
+        return self.running or self.word == "restarting"
+
     def sentence(self) -> str:
         """The STATUS column of `ps`: "Up 5 minutes", "Exited (0) 3 seconds ago"."""
         now = time.time()
         if self.running:
             up = f"Up {moments.ago(now - self.started / 1e9)}"
-            return f"{up} (Paused)" if self.word == "paused" else up
+            if self.word == "paused":
+                return f"{up} (Paused)"
+            if self.health:
+                return f"{up} ({'health: starting' if self.health == 'starting' else self.health})"
+            return up
+        if self.word == "restarting":
+            return f"Restarting ({self.exit_code}) {moments.ago(now - self.finished / 1e9)} ago"
         if self.word == "exited":
             return f"Exited ({self.exit_code}) {moments.ago(now - self.finished / 1e9)} ago"
         return "Created"
@@ -100,7 +114,8 @@ def status_of(root: Root, record: ContainerRecord) -> Status:
     state = record.state
     launch = launch_record(root, record.id)
     if launch is None:
-        return _at_rest(state)
+        resting = _at_rest(state)
+        return resting.replace(word="restarting") if _is_restarting(root, record) else resting
     ended = exit_record.read(run_dir(root, record.id))
     if ended is not None:
         return Status(
@@ -119,12 +134,34 @@ def status_of(root: Root, record: ContainerRecord) -> Status:
             pid=launch["pid"],
             started=launch["started"],
             restarts=state.get("restarts", 0),
+            health=health["Status"] if (health := health_of(root, record)) else "",
         )
     if process.alive(launch["shim_pid"], launch["shim_ticks"]):
         _await_exit_file(root, record.id, launch)
         if os.path.exists(f"{run_dir(root, record.id)}/exit.json"):
             return status_of(root, record)
     return _ended_unseen(launch, state)
+
+
+def health_of(root: Root, record: ContainerRecord) -> dict[str, Any] | None:
+    """What the probes found so far, in docker's shape; None for a container without a health check."""
+    check = record.config.get("health")
+    if not check or check["Test"][0] == "NONE":
+        return None
+    found = read_json(f"{run_dir(root, record.id)}/health.json")
+    return found or {"Status": "starting", "FailingStreak": 0, "Log": []}
+
+
+def restarting_file(root: Root, container: str) -> str:
+    """Says who waits to start the container again."""
+    return f"{run_dir(root, container)}/restarting.json"
+
+
+def _is_restarting(root: Root, record: ContainerRecord) -> bool:
+    if record.config["restart"]["name"] == "no":
+        return False
+    waiting = read_json(restarting_file(root, record.id))
+    return waiting is not None and process.alive(waiting["pid"], waiting["ticks"])
 
 
 def _at_rest(state: dict[str, Any]) -> Status:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.engine import journal, launch, status
+from orlop.engine import journal, launch, restarting, status
 from orlop.errors import FailedPrecondition
 from orlop.linux import process, signals
 from orlop.linux.cgroups import Cgroup
@@ -20,6 +20,11 @@ _KILL = 9
 def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
     """Stop signal, wait, SIGKILL, and everything given back. No error where it does not run."""
     now = status.status_of(engine.root, record)
+    if now.word == "restarting":
+        with engine.root.lock(f"container-{record.id}"):
+            _mark_stopped(engine, record)
+            restarting.call_off(engine, record)
+        now = status.status_of(engine.root, record)  # it runs if the restart came first
     started = status.launch_record(engine.root, record.id)
     if not now.running or started is None:
         if not now.settled:

@@ -117,6 +117,10 @@ class Volumes:
         record = self._engine.root.state.volumes.get(self._namespace, name)
         return record is not None and _ANONYMOUS in record["labels"]
 
+    def is_filled(self, name: str) -> bool:
+        """Whether the image's content has been copied in, or there was no need to."""
+        return bool(self._get(name)["filled"])
+
     def mark_filled(self, name: str) -> None:
         """The image's content has been copied in: never do it again."""
         self._engine.root.state.volumes.put(self._namespace, name, self._get(name) | {"filled": True})

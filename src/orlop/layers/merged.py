@@ -28,21 +28,37 @@ def read(trees: Sequence[str], path: str, *, limit: int = 1 << 20) -> bytes | No
 
     None when there is no such file; at most `limit` bytes are read. Symlinks are followed inside the view.
     """
+    found = find(trees, path)
+    if found is None or not stat.S_ISREG(found[2].st_mode):
+        return None
+    return _content(found[0], found[1], limit)
+
+
+def is_directory(trees: Sequence[str], path: str) -> bool:
+    """Whether `path` is a directory of the merged view of `trees`. Symlinks are followed inside the view."""
+    found = find(trees, path)
+    return found is not None and stat.S_ISDIR(found[2].st_mode)
+
+
+def find(trees: Sequence[str], path: str) -> tuple[str, str, os.stat_result] | None:
+    """What `path` leads to in the merged view: the tree that decides, the name without symlinks, and its status."""
     todo = [part for part in path.split("/") if part]
     done: list[str] = []
     links = 0
+    last: tuple[str, str, os.stat_result] | None = None
     while todo:
         part = todo.pop(0)
         if part in {".", ""}:
             continue
         if part == "..":
             done = done[:-1]
+            last = None
             continue
-        found = look(trees, "/".join([*done, part]))
+        name = "/".join([*done, part])
+        found = look(trees, name)
         if found is None:
             return None
         tree, info = found
-        name = "/".join([*done, part])
         if stat.S_ISLNK(info.st_mode):
             links += 1
             if links > _MAX_LINKS:
@@ -51,11 +67,15 @@ def read(trees: Sequence[str], path: str, *, limit: int = 1 << 20) -> bytes | No
             if target.startswith("/"):
                 done = []
             todo = [*target.split("/"), *todo]
-        elif not todo:
-            return _content(tree, name, limit) if stat.S_ISREG(info.st_mode) else None
+            last = None
         else:
             done.append(part)
-    return None
+            last = (tree, name, info)
+    if last is None and done:
+        name = "/".join(done)
+        found = look(trees, name)
+        return None if found is None else (found[0], name, found[1])
+    return last
 
 
 def look(trees: Sequence[str], name: str) -> tuple[str, os.stat_result] | None:

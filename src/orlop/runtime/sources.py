@@ -13,7 +13,7 @@ import os
 import stat
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
-from orlop.linux import mountoptions, mounts
+from orlop.linux import mountoptions, mounts, namespaces, process
 from orlop.runtime import overlays
 
 TYPE_CHECKING = False
@@ -117,6 +117,9 @@ def clone(path: str, *, recursive: bool, follow: bool = True) -> int:
     flags |= mounts.AT_RECURSIVE if recursive else 0
     flags |= 0 if follow else mounts.AT_SYMLINK_NOFOLLOW
     try:
+        parts = path.split("/", 4)
+        if len(parts) == 5 and parts[:2] == ["", "proc"] and parts[3] == "root" and parts[2].isdigit():
+            return _clone_of(parts[2], f"/{parts[4]}", flags | mounts.AT_SYMLINK_NOFOLLOW)
         return mounts.open_tree(mounts.AT_FDCWD, path, flags)
     except FileNotFoundError as error:
         raise NotFound(f"the mount source {path} does not exist", hint="create it first") from error
@@ -130,6 +133,27 @@ def clone(path: str, *, recursive: bool, follow: bool = True) -> int:
                 hint="use rbind, or another folder",
             ) from error
         raise
+
+
+def _clone_of(pid: str, path: str, flags: int) -> int:
+    """What is at `path` for another process. The kernel clones mounts of one's own namespace only, so we go there.
+
+    Between the two setns nothing is imported, and no name but `path` is looked up.
+    """
+    process.require_one_thread()
+    there = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    folder = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        namespaces.setns(there, namespaces.CLONE_NEWNS)
+        try:
+            return mounts.open_tree(mounts.AT_FDCWD, path, flags)
+        finally:
+            namespaces.setns(here, namespaces.CLONE_NEWNS)
+            os.fchdir(folder)
+    finally:
+        for fd in (there, here, folder):
+            os.close(fd)
 
 
 def _set_attributes(source: Source, path: str) -> None:
