@@ -69,6 +69,8 @@ def apply(
             for entry in tar.read(counted):
                 loader.add(entry)
             loader.finish()
+        except faults.Foreign as foreign:
+            raise foreign.error from foreign.error.__cause__
         finally:
             site.close()
         hashing.finish()
@@ -93,7 +95,14 @@ class _Counted:
         self.size = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._chunks:
+        source = iter(self._chunks)
+        while True:
+            try:
+                chunk = next(source, None)
+            except OSError as error:
+                raise faults.Foreign(error) from error
+            if chunk is None:
+                return
             self.size += len(chunk)
             if self._limit and self.size > self._limit:
                 raise ResourceExhausted(f"the layer is larger than {self._limit} bytes", hint=_RAISE)

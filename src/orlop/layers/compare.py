@@ -6,9 +6,9 @@ import os
 import stat
 
 from orlop.layers import faults, merged
-from orlop.layers.packing import ROOT_NAME, Diffed, Packer, Walk, check_name, described, packable, packed
+from orlop.layers.packing import ROOT_NAME, Diffed, Packer, Walk, check_name, described, hashed, packable, packed
 from orlop.layers.tree import same_content, same_metadata
-from orlop.linux import safepath
+from orlop.linux import owners, safepath
 from orlop.linux.files import lgetxattrs
 from orlop.oci.digest import hasher
 
@@ -35,13 +35,11 @@ def compare(
     """
     running = hasher(algorithm)
 
-    def hashed(piece: Buffer) -> None:
-        running.update(piece)
-        write(piece)
-
-    walk = _TreeWalk(tree, Packer(hashed), tuple(lowers), since)
+    walk = _TreeWalk(tree, Packer(hashed(running, write)), tuple(lowers), since)
     try:
         walk.run()
+    except faults.Foreign as foreign:
+        raise foreign.error from foreign.error.__cause__
     except OSError as error:
         raise faults.from_os(error, f"compare {tree} with its layers") from error
     finally:
@@ -75,12 +73,13 @@ class _TreeWalk(Walk):
             finally:
                 os.close(fd)
             todo += inner
+        self.packer.close()
 
     def _directory(
         self, fd: int, path: str, below: merged.Seen | None, *, untouched: bool
     ) -> list[tuple[str, merged.Seen | None, bool] | tar.Entry]:
         """Pack one directory and its files; what is to be done after it, last first."""
-        info = os.fstat(fd)
+        info = owners.told(os.fstat(fd), fd)
         untouched = untouched and info.st_ctime_ns < self._since
         entry = described(path or ROOT_NAME, info, packable(lgetxattrs(fd)))
         if path:
@@ -93,7 +92,7 @@ class _TreeWalk(Walk):
             self.packer.whiteout(f"{path}/{name}" if path else name)
         for name in files:
             inner = f"{path}/{name}" if path else name
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            found = owners.told(os.stat(name, dir_fd=fd, follow_symlinks=False), f"/proc/self/fd/{fd}/{name}")
             if not self._same(f"/proc/self/fd/{fd}/{name}", inner, found, lower.get(name), untouched=untouched):
                 self.packer.add(fd, inner, found)
         steps: list[tuple[str, merged.Seen | None, bool] | tar.Entry] = [entry]
@@ -106,10 +105,10 @@ class _TreeWalk(Walk):
             if not self._lowers:
                 return (entry.mode, entry.uid, entry.gid, entry.xattrs) != (0o755, 0, 0, {})
             tree = merged.root_of(self._lowers)
-            lower = os.stat(tree)
+            lower = owners.told(os.stat(tree), tree)
             same = (info.st_mode, info.st_uid, info.st_gid) == (lower.st_mode, lower.st_uid, lower.st_gid)
             return not same or entry.xattrs != packable(lgetxattrs(tree))
-        if below is None or not same_metadata(info, below[1]):
+        if below is None or not same_metadata(info, owners.told(below[1], f"{below[0]}/{path}")):
             return True
         return entry.xattrs != packable(lgetxattrs(f"{below[0]}/{path}"))
 
@@ -118,7 +117,7 @@ class _TreeWalk(Walk):
             return False
         if untouched and info.st_ctime_ns < self._since:
             return True
-        if not same_metadata(info, below[1]):
+        if not same_metadata(info, owners.told(below[1], f"{below[0]}/{path}")):
             return False
         # Several names may have been one file before and be two now, or the reverse: that is a change nobody can see
         # in one of them.

@@ -7,9 +7,9 @@ import stat
 
 from orlop.errors import FailedPrecondition
 from orlop.layers import faults, merged, whiteouts
-from orlop.layers.packing import ROOT_NAME, Diffed, Packer, Walk, check_name, described, packable, packed
+from orlop.layers.packing import ROOT_NAME, Diffed, Packer, Walk, check_name, described, hashed, packable, packed
 from orlop.layers.tree import same_content, same_metadata
-from orlop.linux import safepath
+from orlop.linux import owners, safepath
 from orlop.linux.files import lgetxattrs
 from orlop.oci.digest import hasher
 
@@ -40,13 +40,11 @@ def diff(
     """
     running = hasher(algorithm)
 
-    def hashed(piece: Buffer) -> None:
-        running.update(piece)
-        write(piece)
-
-    walk = _UpperWalk(upper, Packer(hashed), tuple(lowers), userxattr=userxattr)
+    walk = _UpperWalk(upper, Packer(hashed(running, write)), tuple(lowers), userxattr=userxattr)
     try:
         walk.run()
+    except faults.Foreign as foreign:
+        raise foreign.error from foreign.error.__cause__
     except OSError as error:
         raise faults.from_os(error, f"read the changes in {upper}") from error
     finally:
@@ -84,7 +82,7 @@ class _UpperWalk(Walk):
 
     def _directory(self, fd: int, path: str, lowers: tuple[str, ...]) -> tuple[tar.Entry, tuple[str, ...], list[str]]:
         """Pack one directory and the files in it; its entry, the lowers that count inside, its directories' names."""
-        info = os.fstat(fd)
+        info = owners.told(os.fstat(fd), fd)
         xattrs = lgetxattrs(fd)
         if any(name in xattrs for name in _ELSEWHERE):
             raise FailedPrecondition(
@@ -101,7 +99,7 @@ class _UpperWalk(Walk):
         files, folders = self.listing(fd)
         for name in files:
             inner = f"{path}/{name}" if path else name
-            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            found = owners.told(os.stat(name, dir_fd=fd, follow_symlinks=False), f"/proc/self/fd/{fd}/{name}")
             if whiteouts.is_device(found):
                 if not opaque:
                     self.packer.whiteout(inner)
@@ -117,7 +115,7 @@ class _UpperWalk(Walk):
         found = merged.look(lowers, path)
         if found is None or not stat.S_ISDIR(found[1].st_mode):
             return True
-        tree, below = found
+        tree, below = found[0], owners.told(found[1], f"{found[0]}/{path}")
         return not same_metadata(info, below) or entry.xattrs != packable(lgetxattrs(f"{tree}/{path}"))
 
     def _copied_up(self, fd: int, name: str, path: str, info: os.stat_result, lowers: tuple[str, ...]) -> bool:
@@ -125,7 +123,7 @@ class _UpperWalk(Walk):
         if not lowers or info.st_nlink > 1:
             return False
         found = merged.look(lowers, path)
-        if found is None or not same_metadata(info, found[1]):
+        if found is None or not same_metadata(info, owners.told(found[1], f"{found[0]}/{path}")):
             return False
         tree, _ = found
         place = f"/proc/self/fd/{fd}/{name}"
@@ -141,7 +139,7 @@ def _root_changed(info: os.stat_result, entry: tar.Entry, lowers: tuple[str, ...
     shown = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, entry.xattrs
     if not lowers:
         return shown != (0o755, 0, 0, {})
-    below = os.stat(merged.root_of(lowers))
+    below = owners.told(os.stat(merged.root_of(lowers)), merged.root_of(lowers))
     return shown != (
         stat.S_IMODE(below.st_mode),
         below.st_uid,

@@ -15,6 +15,14 @@ _DENIED = (errno.EPERM, errno.EACCES, errno.EROFS)
 _UNFIT = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMLINK, errno.EFBIG)
 
 
+class Foreign(Exception):  # the caller never sees it
+    """Carries an OSError of the caller's own stream past those who explain the errors of trees."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def from_os(error: OSError, doing: str) -> OrlopError:
     """`error`, met while `doing` ("unpack usr/bin/x"), as the error a user sees. Raise it from the original."""
     code = error.errno or 0

@@ -7,7 +7,8 @@ import stat
 
 from orlop.layers import faults, merged, snapshots, whiteouts
 from orlop.layers.snapshots import Mounted, MountStep, Snapshot
-from orlop.linux.files import lgetxattrs
+from orlop.linux import owners
+from orlop.linux.files import lgetxattrs, remove_tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,11 +58,15 @@ class Overlay:
             os.chmod(upper, snapshots.ROOT_MODE)
             return
         source = merged.root_of(lowers)
-        info = os.stat(source)
-        os.chown(upper, info.st_uid, info.st_gid)
+        info = owners.told(os.stat(source), source)
+        owners.give(upper, info.st_uid, info.st_gid)
         os.chmod(upper, stat.S_IMODE(info.st_mode))
         for name, value in lgetxattrs(source).items():
-            if not whiteouts.is_overlay_xattr(name) and name not in {merged.ROOT_XATTR, "security.selinux"}:
+            if not whiteouts.is_overlay_xattr(name) and name not in {
+                merged.ROOT_XATTR,
+                owners.XATTR,
+                "security.selinux",
+            }:
                 os.setxattr(upper, name, value)
         os.utime(upper, ns=(info.st_mtime_ns, info.st_mtime_ns))
 
@@ -87,9 +92,9 @@ class Overlay:
         if readonly:
             lowers = (snapshot.upper, *snapshot.lowers)
             return [MountStep(fstype="overlay", lowers=lowers, options=options, readonly=True)]
+        _forget_volatile(snapshot.work)
         if volatile:
             options = (*options, "volatile")
-            _forget_volatile(snapshot.work)
         return [
             MountStep(
                 fstype="overlay", lowers=snapshot.lowers, upper=snapshot.upper, work=snapshot.work, options=options
@@ -167,11 +172,8 @@ def _forget_volatile(work: str) -> None:
 
     After a crash of the machine nobody mounts a build step's snapshot again: it has ended with its builder.
     """
-    try:
-        os.rmdir(f"{work}/work/incompat/volatile")
-        os.rmdir(f"{work}/work/incompat")
-    except OSError:
-        return  # never mounted so
+    if os.path.lexists(f"{work}/work/incompat"):
+        remove_tree(f"{work}/work/incompat")
 
 
 def remove_sockets(tree: str) -> None:

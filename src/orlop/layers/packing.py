@@ -13,6 +13,7 @@ from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.layers import faults, tar, whiteouts
 from orlop.layers.tarformat import MAX_NAME
 from orlop.layers.tree import KINDS
+from orlop.linux import owners
 from orlop.linux.files import lgetxattrs
 from orlop.oci.digest import Digest
 from orlop.values import Value
@@ -128,7 +129,7 @@ class Packer:
             found = os.fstat(fd)
             if (found.st_dev, found.st_ino) != (info.st_dev, info.st_ino):
                 raise FailedPrecondition(f"{path!r} was replaced while it was read", hint="try again")
-            self._add(described(path, found, packable(lgetxattrs(fd))), tar.chunks_of(fd))
+            self._add(described(path, owners.told(found, fd), packable(lgetxattrs(fd))), tar.chunks_of(fd))
         finally:
             os.close(fd)
 
@@ -168,6 +169,19 @@ def check_name(path: str) -> None:
         )
     if len(path) > MAX_NAME:
         raise InvalidArgument(f"the path {path[:80]!r}... is longer than {MAX_NAME} bytes, which no layer can hold")
+
+
+def hashed(running: Hasher, write: Callable[[Buffer], object]) -> Callable[[Buffer], None]:
+    """`write`, with everything hashed on its way; its OSErrors are told apart from those of the tree."""
+
+    def both(piece: Buffer) -> None:
+        running.update(piece)
+        try:
+            write(piece)
+        except OSError as error:
+            raise faults.Foreign(error) from error
+
+    return both
 
 
 def packed(running: Hasher, algorithm: str, packer: Packer) -> Diffed:

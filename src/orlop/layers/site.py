@@ -15,7 +15,7 @@ from orlop.errors import InvalidArgument
 from orlop.layers import merged, whiteouts
 from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, FILE, SYMLINK, Entry
 from orlop.layers.tree import KINDS, copy_data
-from orlop.linux import safepath
+from orlop.linux import owners, safepath
 from orlop.linux.files import lgetxattrs, remove_tree
 
 TYPE_CHECKING = False
@@ -163,7 +163,7 @@ class Site:
         elif self.below and not gone:
             found = merged.look(self.below, path)
             if found is not None and stat.S_ISDIR(found[1].st_mode):
-                tree, info = found
+                tree, info = found[0], owners.told(found[1], f"{found[0]}/{path}")
                 made.mode, made.uid, made.gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
                 made.mtime = info.st_mtime_ns
                 made.xattrs = lgetxattrs(f"{tree}/{path}")
@@ -224,11 +224,11 @@ class Site:
             os.symlink(entry.link.encode("utf-8", "surrogateescape"), name, dir_fd=parent)
         elif kind in {CHAR, BLOCK_DEVICE}:
             mode = entry.mode & 0o777 | (stat.S_IFCHR if kind == CHAR else stat.S_IFBLK)
-            os.mknod(name, mode, os.makedev(entry.major, entry.minor), dir_fd=parent)
+            owners.make_node(name, mode, os.makedev(entry.major, entry.minor), dir_fd=parent)
         else:
             os.mkfifo(name, entry.mode & 0o777, dir_fd=parent)
         if entry.uid != self._uid or entry.gid != self._gid:
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            owners.give(name, entry.uid, entry.gid, dir_fd=parent, mtime=entry.mtime)
         if kind != SYMLINK and entry.mode & (0o7000 | self._umask):
             os.chmod(name, entry.mode, dir_fd=parent)
         if entry.xattrs:
@@ -242,7 +242,7 @@ class Site:
             if entry.size:
                 entry.save(fd)
             if entry.uid != self._uid or entry.gid != self._gid:
-                os.fchown(fd, entry.uid, entry.gid)
+                owners.give(fd, entry.uid, entry.gid)
             # After the owner, because a change of owner clears set-ID bits (and capabilities, below).
             if mode & (0o7000 | self._umask):
                 os.fchmod(fd, mode)
@@ -348,7 +348,7 @@ class Site:
     def _set_xattrs(self, place: int | str, entry: Entry) -> None:
         """Set an entry's attributes on an fd, or on a path that is not followed."""
         for name, value in entry.xattrs.items():
-            if whiteouts.is_overlay_xattr(name) or name in _SKIPPED_XATTRS:
+            if whiteouts.is_overlay_xattr(name) or name in _SKIPPED_XATTRS or name.startswith(owners.XATTR):
                 continue
             try:
                 os.setxattr(
@@ -376,7 +376,7 @@ class Site:
     def _finish_directory(self, path: str, entry: Entry) -> None:
         fd = safepath.open_no_links(self._root, path or ".", os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fchown(fd, entry.uid, entry.gid)
+            owners.give(fd, entry.uid, entry.gid)
             if entry.xattrs:
                 self._set_xattrs(fd, entry)
             if path in self._opaque:
@@ -404,6 +404,7 @@ class _LowerFile(Entry):
 
 
 def _lower_entry(source: str, name: str, info: os.stat_result) -> Entry:
+    info = owners.told(info, source)
     kind = KINDS[stat.S_IFMT(info.st_mode)]
     entry = _LowerFile(
         name,

@@ -9,7 +9,7 @@ import stat
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.layers import faults, merged, whiteouts
 from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, SYMLINK
-from orlop.linux import files, safepath
+from orlop.linux import files, owners, safepath
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -174,7 +174,7 @@ class _Copy:
             path = todo.pop()
             source = safepath.open_no_links(self._source, path or ".", flags)
             try:
-                info = os.fstat(source)
+                info = owners.told(os.fstat(source), source)
                 if path and (info.st_dev, info.st_ino) in self._mine:
                     continue
                 target = safepath.open_no_links(self._target, path or ".", flags)
@@ -225,6 +225,7 @@ class _Copy:
 
     def _other(self, source: int, target: int, name: str, path: str) -> None:
         info = os.stat(name, dir_fd=source, follow_symlinks=False)
+        info = owners.told(info, f"/proc/self/fd/{source}/{name}")
         if stat.S_ISSOCK(info.st_mode):
             return
         if not self._make_room(target, name):
@@ -244,13 +245,15 @@ class _Copy:
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             self._dress(f"/proc/self/fd/{target}/{name}", f"/proc/self/fd/{source}/{name}", info)
             return
-        os.mknod(name, stat.S_IFMT(info.st_mode) | 0o600, info.st_rdev, dir_fd=target)
+        owners.make_node(name, stat.S_IFMT(info.st_mode) | 0o600, info.st_rdev, dir_fd=target)
         # chmod follows symlinks, and the name may be one by now: the thing itself is opened and must be what was made.
         made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
         try:
-            if stat.S_IFMT(os.fstat(made).st_mode) != stat.S_IFMT(info.st_mode):
+            there = owners.told(os.fstat(made), f"/proc/self/fd/{target}/{name}")
+            if stat.S_IFMT(there.st_mode) != stat.S_IFMT(info.st_mode):
                 raise FailedPrecondition(f"{name!r} was replaced while it was copied", hint="try again")
-            self._dress(f"/proc/self/fd/{made}", f"/proc/self/fd/{source}/{name}", info, follow=True)
+            own = f"/proc/self/fd/{target}/{name}"
+            self._dress(f"/proc/self/fd/{made}", f"/proc/self/fd/{source}/{name}", info, follow=True, own=own)
         finally:
             os.close(made)
 
@@ -292,25 +295,27 @@ class _Copy:
         finally:
             os.close(from_fd)
 
-    def _dress(self, target: int | str, source: int | str, info: os.stat_result, *, follow: bool = False) -> None:
-        """Owner, mode, attributes, time: in the order in which the kernel lets them stay."""
+    def _dress(
+        self, target: int | str, source: int | str, info: os.stat_result, *, follow: bool = False, own: str = ""
+    ) -> None:
+        """Owner, mode, attributes, time: in the order in which the kernel lets them stay. `own`: the target's name."""
         change = self._change
         link = stat.S_ISLNK(info.st_mode)
         follow = follow or isinstance(target, int)
         uid = info.st_uid if change.uid is None else change.uid
         gid = info.st_gid if change.gid is None else change.gid
-        os.chown(target, uid, gid, follow_symlinks=follow)
+        when = info.st_mtime_ns if change.mtime_ns is None else change.mtime_ns
+        owners.give(own or target, uid, gid, mtime=when)
         if not link:
             os.chmod(target, change.mode(info) if change.mode is not None else stat.S_IMODE(info.st_mode))
         for name, value in files.lgetxattrs(source).items():
-            if whiteouts.is_overlay_xattr(name) or name in _NOT_COPIED:
+            if whiteouts.is_overlay_xattr(name) or name in _NOT_COPIED or name.startswith(owners.XATTR):
                 continue
             try:
                 os.setxattr(target, name, value, follow_symlinks=follow)
             except OSError as error:
                 if error.errno not in _UNSUPPORTED:
                     raise
-        when = info.st_mtime_ns if change.mtime_ns is None else change.mtime_ns
         os.utime(target, ns=(when, when), follow_symlinks=follow)
 
 
