@@ -33,17 +33,22 @@ def give(place: int | str, uid: int, gid: int, *, dir_fd: int | None = None, mti
     `mtime` (nanoseconds) is what a symlink or FIFO will have as its time, where it is not its present one.
     """
     try:
-        if isinstance(place, int):
-            os.fchown(place, uid, gid)
-        else:
-            os.chown(place, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+        _chown(place, uid, gid, dir_fd)
     except OSError as error:
         if error.errno != _UNMAPPED or namespaces.in_initial_user_namespace():
             raise
+        _chown(place, 0, 0, dir_fd)  # what is written down counts for files of root
         _keep(place, dir_fd, (uid, gid), mtime)
     else:
         if not namespaces.in_initial_user_namespace():
             _keep(place, dir_fd, (0, 0), mtime)  # it may have had another owner before
+
+
+def _chown(place: int | str, uid: int, gid: int, dir_fd: int | None) -> None:
+    if isinstance(place, int):
+        os.fchown(place, uid, gid)
+    else:
+        os.chown(place, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
 
 
 def make_node(name: str, mode: int, device: int, *, dir_fd: int) -> None:
@@ -111,8 +116,8 @@ def _read(path: int | str, name: str, *, follow: bool = False) -> list[str]:
 
 def told(info: os.stat_result, place: int | str) -> os.stat_result:
     """The status `info` of the file at `place` (an fd, or a path that is not followed) as it should have been."""
-    if info.st_uid and info.st_gid:
-        return info  # an owner of its own
+    if (info.st_uid or info.st_gid) and (info.st_size or not stat.S_ISREG(info.st_mode)):
+        return info  # an owner of its own, and no device's stand-in
     if namespaces.in_initial_user_namespace():
         return info
     if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
@@ -133,7 +138,8 @@ def _changed(info: os.stat_result, fields: list[str]) -> os.stat_result:
     if len(fields) not in (2, 5) or not all(text.isascii() and text.isdigit() for text in numbers):
         return info
     values = list(info[:10])
-    values[4], values[5] = int(fields[0]), int(fields[1])
+    if not info.st_uid and not info.st_gid:
+        values[4], values[5] = int(fields[0]), int(fields[1])
     more = {name: getattr(info, name) for name in ("st_atime_ns", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_rdev")}
     if len(fields) == 5:
         if fields[2] not in _KINDS or info.st_size:
