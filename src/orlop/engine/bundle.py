@@ -12,6 +12,7 @@ from orlop.engine import limiting, specs, status
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.layers import merged
 from orlop.linux import users
+from orlop.linux.namespaces import single_id
 from orlop.oci import jsontext
 from orlop.values import Value
 
@@ -26,13 +27,16 @@ if TYPE_CHECKING:
     from orlop.store.containers import ContainerRecord
 
 
+_SHM = "/dev/shm"  # noqa: S108  # the name of a mount, no file of ours
+
+
 class Bundle(Value):
     """Where a start's files are, and what the spec says."""
 
     path: str
     root: str  # where the root file system is mounted, in the shim's own mount namespace
     spec: dict[str, Any]
-    lost: tuple[str, ...] = ()  # sentences about limits that cannot be kept here
+    lost: tuple[str, ...] = ()  # sentences about what was asked for and cannot be had here
 
     @property
     def cgroup(self) -> str:
@@ -50,16 +54,23 @@ def write_bundle(
     bundle = f"{run}/bundle"
     os.makedirs(f"{bundle}/rootfs", mode=0o700, exist_ok=True)
     identity, groups = identify(config["user"], config["groups"], [snapshot.upper, *snapshot.lowers])
+    lost, seccomp = given.lost, seccomp_profile(config)
+    if engine.settings.uid and single_id():
+        from orlop.engine import oneid
+
+        identity, told = oneid.only_user(identity)
+        groups, seccomp = [], oneid.pretending(seccomp)
+        lost = (*lost, told) if told else lost
     devices = [device_of(device) for device in config["devices"]]
     around = specs.Surroundings(
         root=f"{bundle}/rootfs",
         hostname=hostname,
         identity=identity.replace(groups=tuple(dict.fromkeys((*identity.groups, *groups)))),
-        mounts=tuple(mounts(engine, config)),
+        mounts=tuple(mounts(engine, config, snapshot.lowers or (snapshot.upper,))),
         files=tuple(files),
         joined=tuple(joined(engine, config).items()),
         cgroup=given.path,
-        seccomp=seccomp_profile(config),
+        seccomp=seccomp,
         devices=tuple(devices),
         init_program=init_program(config),
         rootless=engine.settings.uid != 0,
@@ -71,7 +82,7 @@ def write_bundle(
         os.write(descriptor, jsontext.dumps(spec))
     finally:
         os.close(descriptor)
-    return Bundle(path=bundle, root=f"{bundle}/rootfs", spec=spec, lost=given.lost)
+    return Bundle(path=bundle, root=f"{bundle}/rootfs", spec=spec, lost=lost)
 
 
 def identify(user: str, groups: Sequence[str], trees: Sequence[str]) -> tuple[Identity, list[int]]:
@@ -90,9 +101,12 @@ def identify(user: str, groups: Sequence[str], trees: Sequence[str]) -> tuple[Id
     return identity, extra
 
 
-def mounts(engine: Engine, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """The config's mounts as runtime-spec mounts; folders that -v names are made, as docker does."""
-    found = []
+def mounts(engine: Engine, config: dict[str, Any], image: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The config's mounts as runtime-spec mounts; folders that -v names are made, as docker does.
+
+    `image` are the image's trees: a tmpfs looks like the folder that it covers, and where there is none, all may write.
+    """
+    found = _shared_memory(engine, config)
     for mount in config["mounts"]:
         if mount["kind"] == "tmpfs":
             options = ["nosuid", "nodev", "noexec", *mount.get("options", ())]
@@ -101,6 +115,8 @@ def mounts(engine: Engine, config: dict[str, Any]) -> list[dict[str, Any]]:
                     options.remove(f"no{flag}")
             if mount.get("read_only"):
                 options.append("ro")
+            if not any(one.startswith("mode=") for one in options) and not merged.is_directory(image, mount["target"]):
+                options.append("mode=1777")
             found.append({"destination": mount["target"], "type": "tmpfs", "source": "tmpfs", "options": options})
             continue
         source = mount["source"] if mount["kind"] == "bind" else engine.volumes.path(mount["source"])
@@ -111,6 +127,18 @@ def mounts(engine: Engine, config: dict[str, Any]) -> list[dict[str, Any]]:
         options.append("ro" if mount.get("read_only") else "rw")
         found.append({"destination": mount["target"], "type": "bind", "source": source, "options": options})
     return found
+
+
+def _shared_memory(engine: Engine, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Shared memory belongs to the IPC namespace: who joins another's sees that one's."""
+    mode = config["ipc"]
+    if mode != "host" and not mode.startswith("container:"):
+        return []
+    source = _SHM
+    if mode.startswith("container:"):
+        other = engine.containers.record(mode[10:])
+        source = f"/proc/{status.status_of(engine.root, other).pid}/root{source}"
+    return [{"destination": _SHM, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"]}]
 
 
 def _check_source(source: str, *, create: bool) -> None:

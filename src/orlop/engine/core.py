@@ -63,7 +63,7 @@ class Engine:
 
     @property
     def spawner(self) -> Spawner:
-        """What starts shims: a helper process, forked here while this process has one thread."""
+        """What starts shims: a process of its own, forked here while this process has one thread."""
         if self._spawner is None:
             self._enter()  # what it forks must be where we are
             from orlop.engine.spawning import choose_spawner
@@ -120,7 +120,7 @@ class Engine:
             self._root.disconnect()
 
     def close(self) -> None:
-        """Let go of the root and of helper processes. Running containers are not touched."""
+        """Let go of the root and of the spawner. Running containers are not touched."""
         if self._spawner is not None:
             self._spawner.close()
             self._spawner = None

@@ -169,7 +169,7 @@ def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, me
     for folder in (status.run_dir(root, record.id), status.data_dir(root, record.id)):
         if os.path.lexists(folder):
             discard(root, folder)
-    in_use = engine.volumes.in_use()
+    in_use = engine.volumes.in_use() if anonymous else {}
     for name in anonymous:
         if name not in in_use:
             engine.volumes.remove(name, force=True)

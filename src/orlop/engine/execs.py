@@ -6,8 +6,8 @@ import os
 import sys
 
 from orlop.engine import journal, specs, status
-from orlop.errors import FailedPrecondition, NotFound
-from orlop.linux import safepath, users
+from orlop.errors import FailedPrecondition, NotFound, Unimplemented
+from orlop.linux import namespaces, safepath, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ def process(engine: Engine, record: ContainerRecord, now: Status, request: Exec)
     base: dict[str, Any] = kept["process"]
     user = record.config["user"] if request.user is None else request.user
     identity = _identity(now.pid, user)
+    groups = [] if request.user is not None else base["user"].get("additionalGids") or []
+    if engine.settings.uid and namespaces.single_id():
+        from orlop.engine import oneid
+
+        identity, _ = oneid.only_user(identity)
+        groups = []
     config = record.config | ({"privileged": True} if request.privileged else {})
     env = [one for one in base["env"] if not one.startswith("HOME=") or one in record.config["env"]]
     for entry in request.env:
@@ -41,7 +47,7 @@ def process(engine: Engine, record: ContainerRecord, now: Status, request: Exec)
         "args": list(request.command),
         "env": env,
         "cwd": request.workdir or record.config["cwd"],
-        "user": specs.user(identity, [] if request.user is not None else record.config["groups"]),
+        "user": specs.user(identity, groups),
         "capabilities": specs.capability_sets(config, identity),
     }
 
@@ -78,11 +84,11 @@ def execute(engine: Engine, request: Exec, stdio: Stdio | None) -> int:
         return _detached(engine, record, given)
     program = record.config["runtime"] or engine.settings.runtime
     if program and program != "orlop":
-        return _by_program(engine, record, program, given)
+        return by_program(engine, record, program, given, stdio)
     from orlop.linux.process import thread_count
 
     if thread_count() != 1:
-        return _by_program(engine, record, "", given)
+        return _spawned(engine, record, given, stdio)
     engine.disconnect()
     state_root = f"{engine.root.run_path}/runtime"
     if request.tty:
@@ -126,12 +132,44 @@ def _found(engine: Engine, program: str) -> str:
     raise NotFound(f"the runtime {program} is not installed")
 
 
-def _by_program(engine: Engine, record: ContainerRecord, program: str, given: dict[str, Any]) -> int:
-    """A fresh process of the runtime does it, with our own standard streams."""
+def _spawned(engine: Engine, record: ContainerRecord, given: dict[str, Any], stdio: Stdio) -> int:
+    """In a program with threads, the spawner's process starts it."""
+    from orlop.oci import jsontext
+    from orlop.runtime.request import ExecRequest
+
+    if given["terminal"]:
+        raise Unimplemented(
+            "a program with threads cannot serve a terminal here", hint="exec without tty, or from the command line"
+        )
+    request = ExecRequest(
+        container_id=record.id, state_root=f"{engine.root.run_path}/runtime", process=jsontext.dumps(given)
+    )
+    nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        streams = [fd if fd >= 0 else nothing for fd in (stdio.stdin, stdio.stdout, stdio.stderr)]
+        with engine.spawner.execute(request, stdio=(streams[0], streams[1], streams[2])) as handle:
+            return handle.wait()
+    finally:
+        os.close(nothing)
+
+
+def by_program(
+    engine: Engine, record: ContainerRecord, program: str, given: dict[str, Any], stdio: Stdio | None = None
+) -> int:
+    """A fresh process of the runtime does it, with the caller's standard streams."""
     argv = _argv(engine, record, program, given)
     path = argv[0] if "/" in argv[0] else _found(engine, argv[0])
-    pid = os.posix_spawn(path, argv, dict(engine.settings.environ))
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    actions: list[tuple[Any, ...]] = []
+    for number, fd in enumerate((stdio.stdin, stdio.stdout, stdio.stderr) if stdio else (0, 1, 2)):
+        if fd < 0:
+            actions.append((os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0))
+        elif fd != number:
+            actions.append((os.POSIX_SPAWN_DUP2, fd, number))
+    try:
+        pid = os.posix_spawn(path, argv, dict(engine.settings.environ), file_actions=actions)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.unlink(argv[argv.index("--process") + 1])
 
 
 def running(engine: Engine, record: ContainerRecord) -> Status:

@@ -36,7 +36,8 @@ def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         os.write(descriptor, line + b"\n")  # one write: lines of concurrent commands never mix
-        if os.fstat(descriptor).st_size > _LIMIT:
+        mine = os.fstat(descriptor)
+        if mine.st_size > _LIMIT and os.stat(path).st_ino == mine.st_ino:  # else somebody else has rotated it
             os.replace(path, path + ".1")
     except FileNotFoundError:
         pass  # another command rotated it first

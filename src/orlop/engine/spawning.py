@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def choose_spawner() -> Spawner:
-    """A helper process: forked at once while this process has one thread, started fresh when it is first needed else.
+    """A spawner process: forked at once while this process has one thread, started fresh when it is first needed else.
 
     Forked at once it loads the runtime's modules on another core while we look up the image and write the record: a
     direct fork later would have to load them first.

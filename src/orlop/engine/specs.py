@@ -10,6 +10,7 @@ from orlop.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from orlop.linux.users import Identity
@@ -44,7 +45,9 @@ def build(config: dict[str, Any], around: Surroundings) -> dict[str, Any]:
     spec = runtime_spec.default_spec(rootless=around.rootless)
     spec["root"] = {"path": around.root, "readonly": config["read_only"]}
     joined = dict(around.joined)
-    if joined.get("uts") != "host":
+    if joined.get("uts") == "host":
+        del spec["hostname"]
+    else:
         spec["hostname"] = around.hostname
         if config["domainname"]:
             spec["domainname"] = config["domainname"]
@@ -86,7 +89,7 @@ def process(config: dict[str, Any], around: Surroundings, base: dict[str, Any]) 
         "args": argv,
         "env": with_home(config["env"], around),
         "cwd": config["cwd"],
-        "user": user(around.identity, config["groups"]),
+        "user": user(around.identity, ()),
         "noNewPrivileges": config["security"]["no_new_privileges"],
         "capabilities": capability_sets(config, around.identity),
     }
@@ -108,9 +111,9 @@ def with_home(env: list[str], around: Surroundings) -> list[str]:
     return found
 
 
-def user(identity: Identity, groups: list[str]) -> dict[str, Any]:
+def user(identity: Identity, groups: Iterable[int]) -> dict[str, Any]:
     """The spec's `user`; extra groups are numbers here (names were looked up before)."""
-    more = [*identity.groups, *(int(group) for group in groups)]
+    more = [*identity.groups, *groups]
     found: dict[str, Any] = {"uid": identity.uid, "gid": identity.gid}
     if more:
         found["additionalGids"] = list(dict.fromkeys(more))
@@ -200,10 +203,9 @@ def _mounts(base: list[dict[str, Any]], config: dict[str, Any], around: Surround
 
 
 def _open_up(spec: dict[str, Any], around: Surroundings) -> None:
-    """--privileged: all devices, nothing masked, /sys and cgroups writable, no seccomp."""
+    """--privileged: all devices, nothing masked, /sys and cgroups writable; the caller leaves seccomp out."""
     linux = spec["linux"]
     linux["maskedPaths"], linux["readonlyPaths"] = [], []
-    linux.pop("seccomp", None)
     linux["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
     linux["devices"] = [
         {key: device[key] for key in ("path", "type", "major", "minor", "fileMode")} for device in around.host_devices

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from orlop.build.protocols import ExecStep
     from orlop.engine.core import Engine
+    from orlop.events import Event, Report
 
 _KILLED = 137
 
@@ -24,8 +25,12 @@ _KILLED = 137
 class Steps:
     """Runs the steps of one build. Called from several threads."""
 
-    def __init__(self, engine: Engine, *, memory: int = 0, add_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, engine: Engine, *, memory: int = 0, add_hosts: tuple[str, ...] = (), report: Report = ignore
+    ) -> None:
         self._engine = engine
+        self._report = report
+        self._told: set[str] = set()
         self._memory = memory
         self._add_hosts = add_hosts
 
@@ -41,7 +46,7 @@ class Steps:
                 record,
                 step.snapshot,
                 Stdio(stdin=-1, stdout=writing, stderr=writing, detach_keys="", proxy_signals=False),
-                ignore,
+                self._warn,
                 transient=True,
             )
             assert session is not None
@@ -49,6 +54,12 @@ class Steps:
         finally:
             os.close(reading)
             launch.give_back(self._engine, record)
+
+    def _warn(self, event: Event) -> None:
+        """Pass a warning on: what all steps have in common is said once."""
+        if event.text not in self._told:
+            self._told.add(event.text)
+            self._report(event.replace(subject="build"))
 
     def _pump(self, session: Any, reading: int, writing: int, output: Callable[[bytes], None]) -> int:
         """Pass on what the step writes while the session runs in a thread of its own."""

@@ -38,6 +38,7 @@ class Download:
         self._position = offset
         self._repository = repository
         self._skip = 0
+        self._ended = False
         self._response: BaseHTTPResponse | None = None
 
     def opened(self) -> Download:
@@ -47,7 +48,7 @@ class Download:
 
     def _open(self) -> None:
         size, position = self._descriptor.size, self._position
-        self._skip = 0
+        self._skip, self._ended = 0, False
         if position and position == size:
             return
         headers = {"Range": f"bytes={position}-"} if position else {}
@@ -115,6 +116,7 @@ class Download:
                 )
             self._position += len(piece)
             yield piece
+        self._ended = True
         if self._position < self._descriptor.size:
             raise failures.Interrupted(f"{self._transport.registry} ended the blob too early")
 
@@ -133,6 +135,6 @@ class Download:
         """Let go of the connection. It is used again if the whole body was read."""
         response, self._response = self._response, None
         if response is not None:
-            if self._position < self._descriptor.size:
+            if not self._ended:
                 response.close()
             response.release_conn()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orlop.errors import InvalidArgument
+from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.registry.failures import redacted
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -53,6 +54,21 @@ def is_listed(registry: str, entries: Iterable[str]) -> bool:
         if "/" in entry and _in_network(name, entry):
             return True
     return False
+
+
+def redirected(url: str, location: str, *, plain_is_fine: bool) -> str:
+    """Where a redirect from `url` leads. FailedPrecondition if that is off TLS, unless `plain_is_fine`, or not HTTP."""
+    from urllib.parse import urljoin
+
+    target = urljoin(url, location)
+    if target.startswith("https://"):
+        return target
+    if target.startswith("http://") and (plain_is_fine or url.startswith("http://")):
+        return target
+    raise FailedPrecondition(
+        f"{redacted(url)} redirects to {redacted(target)}, which is not encrypted",
+        hint="this is a mistake of the registry, or an attack",
+    )
 
 
 def _in_network(address: str, network: str) -> bool:

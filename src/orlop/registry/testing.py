@@ -51,7 +51,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(**request: object) -> Iterator[Served]:
-    """A registry in a process of its own, on a free loopback port if not told otherwise. Takes ServeRequest's fields."""
+    """A registry in a process of its own; takes ServeRequest's fields. Without `addr`, it is on a free loopback port."""
     request = {"addr": "127.0.0.1:0", "workers": 1} | request
     process = subprocess.Popen([sys.executable, "-c", _SERVE, dumps(request).decode()], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -188,6 +188,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: two would wait 40 ms for each other (Nagle)
     fake: Fake
 
     def __getattr__(self, name: str) -> Any:

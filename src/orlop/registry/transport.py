@@ -199,9 +199,11 @@ class Transport:
             if scheme == "http" and status == 400 and schemes[0] == "http":  # a TLS server's answer to plain HTTP
                 continue
             return url
-        if failed is not None:
+        if isinstance(failed, failures.Unreachable):
             raise failed
-        return f"{schemes[0]}://{self._host}"
+        raise failures.Unreachable(
+            f"{self.registry} speaks neither HTTP nor TLS", hint="check the port: is it a registry's?"
+        ) from failed
 
     def request(self, request: Request) -> BaseHTTPResponse:
         """The response, whatever its status, its body unread. Tries again after broken connections, 5xx and 429."""
@@ -284,15 +286,7 @@ class Transport:
             if response.status < 307 and request.method not in ("GET", "HEAD"):
                 return response, url
             _drop(response)
-            target = urljoin(url, location)
-            plain_is_fine = url.startswith("http://") or self._listed or self._loopback
-            if not target.startswith("https://") and not (target.startswith("http://") and plain_is_fine):
-                raise FailedPrecondition(
-                    f"{self.registry} redirects from {failures.redacted(url)} to {failures.redacted(target)}, which is "
-                    "not encrypted",
-                    hint="this is a mistake of the registry, or an attack",
-                )
-            url = target
+            url = endpoints.redirected(url, location, plain_is_fine=self._listed or self._loopback)
         raise FailedPrecondition(f"{self.registry} redirects in circles: {_REDIRECTS} times for one request")
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> BaseHTTPResponse:
