@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import stat
@@ -171,17 +172,13 @@ def test_nothing_outside_is_touched(prey: Prey, attack: str, stacked: bool) -> N
     if stacked:
         low = f"{prey.target}/low"
         os.mkdir(low)
-        try:
+        with contextlib.suppress(OrlopError):
             apply([data], low, below=())
-        except OrlopError:
-            pass
         below = [low]
     target = f"{prey.target}/top"
     os.mkdir(target)
-    try:
+    with contextlib.suppress(OrlopError):
         apply([data], target, below=below)
-    except OrlopError as error:
-        assert error.message
     remove_tree(f"{prey.target}/low")
     remove_tree(target)
 
