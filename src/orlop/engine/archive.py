@@ -12,9 +12,9 @@ from __future__ import annotations
 import posixpath
 
 from orlop.engine import journal
-from orlop.engine.storage import image_record, unpack_image
+from orlop.engine.storage import check_blobs, image_record, unpack_image
 from orlop.engine.transfer import choose, keep_blob, sized
-from orlop.errors import DataLoss, InvalidArgument, NotFound
+from orlop.errors import ContentMismatch, DataLoss, InvalidArgument, NotFound
 from orlop.events import Event
 from orlop.layers import compress, tar
 from orlop.oci import jsontext, mediatype
@@ -105,7 +105,12 @@ def _add_blob(engine: Engine, archive: tar.Writer, blob: Descriptor) -> None:
     except NotFound as error:
         raise DataLoss(f"blob {blob.digest} is missing here", hint="pull or build the image again") from error
     with source:
-        archive.add(tar.Entry(_blob_path(blob.digest), size=blob.size), iter(lambda: source.read(_BLOCK), b""))
+        chunks = iter(lambda: source.read(_BLOCK), b"")
+        try:
+            archive.add(tar.Entry(_blob_path(blob.digest), size=blob.size), blob.verified(chunks))
+        except ContentMismatch:
+            check_blobs(engine, [blob.digest])
+            raise
 
 
 def _add_text(archive: tar.Writer, name: str, data: bytes) -> None:

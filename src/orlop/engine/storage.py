@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from orlop.errors import DataLoss, InvalidArgument
+from orlop.errors import ContentMismatch, DataLoss, InvalidArgument
 from orlop.events import Event
 from orlop.oci.descriptor import Descriptor
 from orlop.store.images import ImageRecord, LayerRef
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from orlop.engine.core import Engine
     from orlop.engine.settings import Settings
     from orlop.events import Report
     from orlop.layers.snapshots import Snapshotter
+    from orlop.oci.digest import Digest
     from orlop.oci.image import ImageConfig
     from orlop.oci.manifest import Manifest
     from orlop.store.leases import Lease
@@ -65,9 +66,10 @@ def unpack_image(
     """
     from orlop.layers import unpack
 
-    ready = unpack.ready(engine.root, record.layers, lease)
-    if ready is not None:
-        return ready
+    if opener is None:  # else blobs that are missing here are brought too, though their trees may be there
+        ready = unpack.ready(engine.root, record.layers, lease)
+        if ready is not None:
+            return ready
 
     def missing(layer: Descriptor, _: int) -> Any:
         raise DataLoss(
@@ -78,4 +80,30 @@ def unpack_image(
         word = {"progress": "layer", "exists": "exists", "unpacked": "unpacked"}[action]
         report(Event(action=f"pull.{word}", subject=digest, current=current, total=total))
 
-    return unpack.unpack(engine.root, record.layers, opener or missing, lease, progress=progress)
+    try:
+        return unpack.unpack(engine.root, record.layers, opener or missing, lease, progress=progress)
+    except (DataLoss, InvalidArgument):
+        check_blobs(engine, [layer.digest for layer in record.layers])
+        raise
+
+
+def check_blobs(engine: Engine, digests: Iterable[Digest]) -> None:
+    """Read blobs again. DataLoss names those that the disk has changed, which are removed so that they can be replaced.
+
+    For when something went wrong with them: it costs as much as reading them all.
+    """
+    content = engine.root.content
+    damaged = []
+    for digest in digests:
+        if digest not in content:
+            continue
+        try:
+            content.verify(digest)
+        except ContentMismatch:
+            content.delete(digest)
+            damaged.append(digest)
+    if damaged:
+        raise DataLoss(
+            f"{' and '.join(damaged)} in the store: the disk has changed the content, so it was removed",
+            hint="orlop pull, load or build the image again to bring it back; then look after that disk",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orlop.engine import journal
 from orlop.engine.registries import client as registry_client
-from orlop.engine.storage import image_record, unpack_image
+from orlop.engine.storage import check_blobs, image_record, unpack_image
 from orlop.errors import DataLoss, InvalidArgument, NotFound
 from orlop.events import Event
 from orlop.oci import mediatype
@@ -61,16 +61,26 @@ def _pull_one(engine: Engine, client: Client, reference: Reference, request: Pul
             target = parse(raw, media_type)
         if not isinstance(target, Manifest):
             raise InvalidArgument(f"{reference.familiar} is an index inside an index, which has no platform to choose")
-        record = fetch(engine, client, reference, target, lease, report)
+        record = fetch(engine, client, reference, target, lease, report, platform=request.platform)
         engine.images.add(record, [reference])
         journal.record(root, "image", "pull", record.config, {"name": reference.familiar})
     return record
 
 
 def fetch(
-    engine: Engine, client: Client, reference: Reference, manifest: Manifest, lease: Lease, report: Report
+    engine: Engine,
+    client: Client,
+    reference: Reference,
+    manifest: Manifest,
+    lease: Lease,
+    report: Report,
+    *,
+    platform: str = "",
 ) -> ImageRecord:
-    """Bring everything that `manifest` needs into the store, unpacked; returns the record, which is not yet put."""
+    """Bring everything that `manifest` needs into the store, unpacked; returns the record, which is not yet put.
+
+    NotFound for an image of another platform than `platform` ("": any).
+    """
     root = engine.root
     if not mediatype.is_image_config(manifest.config.media_type):
         raise InvalidArgument(
@@ -84,6 +94,11 @@ def fetch(
         with client.blob(reference, manifest.config) as chunks:
             root.content.ingest(manifest.config, chunks)
     config = ImageConfig.parse(root.content.read(manifest.config.digest, limit=_CONFIG_LIMIT))
+    if platform and best_match(Platform.parse(platform), [config.platform]) is None:
+        raise NotFound(
+            f"{reference.familiar} is not there for {platform}",
+            hint=f"it offers {config.platform} and nothing else",
+        )
     record = image_record(engine.settings.namespace, manifest, config)
 
     def opener(layer: Descriptor, offset: int) -> object:
@@ -179,9 +194,14 @@ def _send_blob(engine: Engine, client: Client, reference: Reference, blob: Descr
     def progress(sent: int) -> None:
         report(Event(action="push.layer", subject=blob.digest, current=sent, total=blob.size))
 
-    client.upload(
-        reference, blob, lambda: engine.root.content.open(blob.digest), mount_from=tuple(others[:3]), progress=progress
-    )
+    sources = tuple(others[:3])
+    try:
+        client.upload(
+            reference, blob, lambda: engine.root.content.open(blob.digest), mount_from=sources, progress=progress
+        )
+    except DataLoss:
+        check_blobs(engine, [blob.digest])
+        raise
     report(Event(action="push.layer", subject=blob.digest, current=blob.size, total=blob.size))
 
 

@@ -7,6 +7,8 @@ record, which the next collection removes.
 
 from __future__ import annotations
 
+import os
+
 from orlop.errors import ContentMismatch, DataLoss
 from orlop.oci.chain import chain_ids
 from orlop.oci.descriptor import Descriptor
@@ -58,8 +60,11 @@ def _known(root: Root, diff_id: str, chain: str) -> LayerRecord | None:
     """A usable tree of the layer: one that stands on its own, or one made for this place in a stack."""
     for key in (diff_id, chain) if diff_id != chain else (diff_id,):
         record = root.state.layers.get(key)
-        if record is not None and record.usable(root.boot_id):
+        if record is None or not record.usable(root.boot_id):
+            continue
+        if os.path.isdir(tree_path(root, record)):
             return record
+        root.state.layers.delete(key)  # somebody has removed the folder by hand: it is made again
     return None
 
 
@@ -179,7 +184,12 @@ class _Job:
 
     def _unpack(self, layer: LayerRef, chunks: Iterable[bytes], *, lowest: bool) -> None:
         """Make the layer's own tree, unless it turns out to lean on lower ones."""
-        self._tree(layer, chunks, key=layer.diff_id, below=() if lowest else None)
+        try:
+            self._tree(layer, chunks, key=layer.diff_id, below=() if lowest else None)
+        except DataLoss as error:
+            if isinstance(error, ContentMismatch) or layer.digest in error.message:
+                raise  # it says which content
+            raise DataLoss(f"layer {layer.digest}: {error.message}", hint=error.hint) from error
         self.tell("unpacked", layer, layer.size)
 
     def again(self, layer: LayerRef, chain: str, below: Sequence[str]) -> LayerRecord:
@@ -256,8 +266,6 @@ def settle(root: Root) -> int:
 
     Until then a crash of the machine makes them be unpacked again, which is all that it costs.
     """
-    import os  # callers of `ready` have no use for these
-
     from orlop.linux.files import sync_fs
 
     keys = [record.key for record in root.state.layers.all() if not record.settled and record.boot_id == root.boot_id]
