@@ -124,7 +124,7 @@ def test_a_token_that_is_no_longer_good_is_replaced(client: Client) -> None:
 
 
 def test_identity_tokens_are_refresh_tokens(tmp_path: Path, quick: Options) -> None:
-    """An identity token is sent by OAuth2 POST, never as a password, and replaced by the refresh token that comes back."""
+    """An identity token is sent by OAuth2 POST, never as a password; the refresh token that comes back replaces it."""
     registry = TokenRegistry()
     with Fake(registry, base=True) as fake:
         path = tmp_path / "config.json"
@@ -205,9 +205,8 @@ def test_a_service_that_fails_is_tried_again(client: Client) -> None:
 def test_many_threads_fetch_one_token(client: Client) -> None:
     """Threads that need the same token at once cause one request for it, or few."""
     registry = TokenRegistry()
-    with Fake(registry, base=True) as fake:
-        with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(lambda _: tags(client, fake), range(16))) == [["v1"]] * 16
+    with Fake(registry, base=True) as fake, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda _: tags(client, fake), range(16))) == [["v1"]] * 16
     assert len(registry.issued) == 1
 
 

@@ -51,7 +51,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(**request: object) -> Iterator[Served]:
-    """A registry in a process of its own; takes ServeRequest's fields. Without `addr`, it is on a free loopback port."""
+    """A registry in a process of its own; takes ServeRequest's fields. Without `addr` it is on a free loopback port."""
     request = {"addr": "127.0.0.1:0", "workers": 1} | request
     process = subprocess.Popen([sys.executable, "-c", _SERVE, dumps(request).decode()], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -203,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Nothing is logged."""
 
 
-def reply(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes = b"", **headers: str) -> None:
+def reply(handler: http.server.BaseHTTPRequestHandler, status: int, body: bytes = b"", /, **headers: str) -> None:
     """Write one whole answer. `Content_Length` may be given to lie about it, "" leaves a header out."""
     handler.send_response(status)
     given = {"Content-Length": str(len(body))} | {name.replace("_", "-"): value for name, value in headers.items()}

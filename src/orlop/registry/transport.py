@@ -115,8 +115,12 @@ class Pools:
     def close(self) -> None:
         """Close all idle connections."""
         with self._lock:
-            for pool in self._pools.values():
-                pool.clear()
+            for manager in self._pools.values():
+                for key in manager.pools.keys():  # noqa: SIM118  # this mapping has keys() but cannot be iterated over
+                    hosts = manager.pools.get(key)
+                    if hosts is not None:
+                        hosts.close()  # clear() alone would leave that to the garbage collector
+                manager.clear()
             self._pools.clear()
 
 
@@ -187,6 +191,7 @@ class Transport:
         """
         schemes = ("http", "https") if self._loopback and not self._listed else ("https", "http")
         failed: Unavailable | None = None
+        doubtful = ""
         for scheme in schemes:
             url = f"{scheme}://{self._host}"
             try:
@@ -197,8 +202,11 @@ class Transport:
             status = response.status
             _drop(response)
             if scheme == "http" and status == 400 and schemes[0] == "http":  # a TLS server's answer to plain HTTP
+                doubtful = url
                 continue
             return url
+        if doubtful:
+            return doubtful
         if isinstance(failed, failures.Unreachable):
             raise failed
         raise failures.Unreachable(
@@ -245,7 +253,11 @@ class Transport:
             if response.status != 401 or not _same_host(url, base):
                 return response
             offered = challenges(response.headers.getlist("WWW-Authenticate"))
-            header = authorizer.answer(offered, request.scopes, header)
+            try:
+                header = authorizer.answer(offered, request.scopes, header)
+            except BaseException:
+                response.close()
+                raise
             if not header:
                 return response
             _drop(response)

@@ -229,10 +229,12 @@ def _granian(request: ServeRequest, address: str, port: int, ready: _Ready) -> N
 def _in_worker(request: ServeRequest, parent: int) -> Application:
     """The application, in a worker that dies with its parent: orphans would keep the port and serve on.
 
-    Not by SIGTERM: the worker's handler for that is made only after this function.
+    Not by SIGTERM: granian makes the worker's handler for that only after this function. Until then the forked worker
+    has its parent's, which would swallow a SIGTERM.
     """
     from orlop.linux.process import set_pdeathsig
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     set_pdeathsig(signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
