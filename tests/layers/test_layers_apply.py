@@ -346,6 +346,31 @@ def test_hard_links_to_devices_below(target: str, lower: str) -> None:
     assert os.stat(f"{target}/tty").st_rdev == os.makedev(5, 1)
 
 
+def test_symlinks_of_the_same_layer_are_followed_inside_it(target: str) -> None:
+    """A parent that is a symlink, relative, absolute or in a directory's place, leads where it would in a root."""
+    _apply(
+        target,
+        folder("c"),
+        folder("d"),
+        member("d/abs", kind="symlink", link="/c"),
+        member("d/abs/one"),
+        member("d/up", kind="symlink", link="../../../c"),
+        member("d/up/two"),
+        folder("a"),
+        member("a/old"),
+        member("a", kind="symlink", link="c"),
+        member("a/three"),
+        member("four", kind="link", link="a/three"),
+        member("a/.wh.five"),
+    )
+
+    assert sorted(os.listdir(f"{target}/c")) == ["five", "one", "three", "two"]
+    assert _is_whiteout(f"{target}/c/five")
+    assert os.stat(f"{target}/c/three").st_nlink == 2
+    assert os.readlink(f"{target}/a") == "c"
+    assert sorted(os.listdir(target)) == ["a", "c", "d", "four"]
+
+
 @pytest.mark.parametrize("below", [True, False])
 def test_hard_links_to_nothing_are_data_loss(target: str, lower: str, below: bool) -> None:
     """When all layers are known, a link's target must be in one of them."""

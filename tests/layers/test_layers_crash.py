@@ -66,8 +66,9 @@ with Root.open(path, run) as root, root.lease() as lease:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_kill_at_any_moment_harms_nothing(tmp_path: Path, seed: int) -> None:
-    """SIGKILL while layers arrive or snapshots are committed; then unpacking works, records point at whole trees,
-    and a collection frees every byte.
+    """SIGKILL while layers arrive or snapshots are committed: records point at whole trees, and all can be freed.
+
+    The next command unpacks what was being unpacked, and a collection then leaves nothing.
     """
     packed = archive(*(entry for n in range(300) for entry in (folder(f"d{n}"), member(f"d{n}/f", b"%d" % n * 500))))
     blob = tmp_path / "blob"
