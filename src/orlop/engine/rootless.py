@@ -3,7 +3,8 @@
 In it we are root over the ids that /etc/subuid and /etc/subgid grant us, or, where newuidmap is missing, over our own
 id alone. Commands that share it share file ownership, mounts and the right to join each other's containers.
 
-    run/holder.json   the holder: {"pid", "ticks", "ids": how many are mapped, "user", "mnt": inodes of its namespaces}
+    run/holder.json   the holder: {"pid", "ticks", "ids": how many are mapped, "why": not more, "user", "mnt":
+                      inodes of its namespaces}
 
 A holder that was killed is replaced. While any process of the namespaces lives (a container, its shim), the new holder
 joins them; only then are containers that still run reachable for `exec`: rights over a user namespace go to its parent,
@@ -12,6 +13,7 @@ not to its siblings.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from orlop.engine.status import read_json, write_json
@@ -68,9 +70,9 @@ def _holder(settings: Settings) -> int:
         known = read_json(path)
         if known is not None and process.alive(known["pid"], known["ticks"]):
             return int(known["pid"])
-        pid, ids = _made_again(known) or _made(settings)
+        pid, ids, why = _made_again(known) or _made(settings)
         found = {name: os.stat(f"/proc/{pid}/ns/{name}").st_ino for name in _FLAGS}
-        write_json(path, {"pid": pid, "ticks": process.start_ticks(pid), "ids": ids, **found})
+        write_json(path, {"pid": pid, "ticks": process.start_ticks(pid), "ids": ids, "why": why, **found})
         return pid
     finally:
         os.close(lock)
@@ -143,11 +145,10 @@ class _Making:
         os.close(go)
 
     def expect(self, word: bytes) -> None:
-        """Wait for the child to say `word`; OSError with what it met instead."""
+        """Wait for the child to say `word` (b"": to hang up); OSError with what it met instead."""
         said = os.read(self._ready, 16)
         if said != word:
-            os.waitpid(self.pid, 0)
-            number = int(said) if said.isdigit() else 0
+            number = int(said) if said.isdigit() else errno.EIO
             raise OSError(number, os.strerror(number))
 
     def go_on(self) -> None:
@@ -168,28 +169,30 @@ class _Making:
         os.close(self._go)
 
 
-def _made(settings: Settings) -> tuple[int, int]:
-    """Make the namespaces, and a process that does nothing but keep them; its pid and how many ids it has.
+def _made(settings: Settings) -> tuple[int, int, str]:
+    """Make the namespaces, and a process that does nothing but keep them; its pid, how many ids it has, why not more.
 
     Where newuidmap does not work (without its set-uid bit, under no_new_privs) our own id alone is mapped: `doctor`
     says so.
     """
     uids, gids = id_maps(settings)
-    try:
-        return _made_with(settings, uids, gids)
-    except FailedPrecondition:
-        if len(uids) == 1:
-            raise
-    return _made_with(settings, uids[:1], gids[:1])
+    why = ""
+    if len(uids) > 1:
+        try:
+            return _made_with(settings, uids, gids), sum(entry[2] for entry in uids), ""
+        except FailedPrecondition as error:
+            why = error.message
+    return _made_with(settings, uids[:1], gids[:1]), 1, why
 
 
-def _made_with(settings: Settings, uids: IdMap, gids: IdMap) -> tuple[int, int]:
+def _made_with(settings: Settings, uids: IdMap, gids: IdMap) -> int:
     making = _Making()
     try:
         making.expect(b"n")
         namespaces.write_id_maps(making.pid, uids, gids, search=dict(settings.environ).get("PATH", ""))
         making.go_on()
         making.expect(b"m")
+        making.expect(b"")  # it has executed what it will be
     except OSError as error:
         making.give_up()
         raise _refused(error) from error
@@ -198,7 +201,7 @@ def _made_with(settings: Settings, uids: IdMap, gids: IdMap) -> tuple[int, int]:
         raise
     finally:
         making.close()
-    return making.pid, sum(entry[2] for entry in uids)
+    return making.pid
 
 
 def _refused(error: OSError) -> FailedPrecondition:
@@ -218,7 +221,7 @@ def _refused(error: OSError) -> FailedPrecondition:
     )
 
 
-def _made_again(known: dict[str, Any] | None) -> tuple[int, int] | None:
+def _made_again(known: dict[str, Any] | None) -> tuple[int, int, str] | None:
     """A new holder for namespaces whose holder was killed, if anything that lives in them can still be joined."""
     if known is None or "user" not in known:
         return None
@@ -232,12 +235,13 @@ def _made_again(known: dict[str, Any] | None) -> tuple[int, int] | None:
         return None  # it has just ended
     try:
         making.expect(b"m")
+        making.expect(b"")
     except OSError:
         making.give_up()
         return None
     finally:
         making.close()
-    return making.pid, int(known["ids"])
+    return making.pid, int(known["ids"]), str(known.get("why", ""))
 
 
 def _inode(pid: str, name: str) -> int:
