@@ -78,15 +78,13 @@ def number(field: bytes) -> int:
             raise ValueError("number beyond 64 bits")
         return value
     digits = field.strip(b" \0")
-    if not digits:
-        return 0
-    cut = digits.find(b"\0")
-    if cut >= 0:
-        digits = digits[:cut].rstrip(b" ")
     # int() would also take signs, underscores and inner blanks, and no tar has them.
-    if not digits.isdigit():
+    if digits.isdigit():
+        return int(digits, 8)
+    digits = digits.partition(b"\0")[0].rstrip(b" ")
+    if digits and not digits.isdigit():
         raise ValueError(f"{digits!r} is not octal")
-    return int(digits, 8)
+    return int(digits or b"0", 8)
 
 
 def checksum_fits(block: Block) -> bool:
