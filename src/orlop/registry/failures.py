@@ -141,7 +141,10 @@ def _limited(headers: Mapping[str, str], registry: str, user: str, told: str) ->
 def unreachable(error: BaseException, *, registry: str, url: str) -> Unreachable:
     """The error for a request that got no answer at all; `error` is urllib3's."""
     where = registry if registry in url else f"{registry} (at {redacted(url)})"
-    for cause in _causes(error):
+    causes = _causes(error)
+    if any(type(cause).__name__ == "ProxyError" for cause in causes):
+        return Unreachable(f"the proxy before {where} failed", hint="check HTTPS_PROXY, HTTP_PROXY and NO_PROXY")
+    for cause in causes:
         kind = type(cause).__name__  # by name, so that ssl (30 ms) is not imported where it was not used
         if kind in ("NameResolutionError", "gaierror"):
             return Unreachable(
@@ -158,9 +161,7 @@ def unreachable(error: BaseException, *, registry: str, url: str) -> Unreachable
             return Unreachable(f"{where} refuses connections: nothing listens there", hint="is the registry running?")
         if kind in ("ConnectTimeoutError", "TimeoutError"):
             return Unreachable(f"{where} does not answer", hint="check the network, and proxies (HTTPS_PROXY)")
-        if kind == "ProxyError":
-            return Unreachable(f"the proxy before {where} failed", hint="check HTTPS_PROXY and NO_PROXY")
-    last = _causes(error)[-1]
+    last = causes[-1]
     reason = last.strerror if isinstance(last, OSError) and last.strerror else type(last).__name__
     return Unreachable(f"cannot reach {where}: {plain(str(reason))}", hint="check the network")
 

@@ -83,6 +83,8 @@ class Pools:
             return found
 
     def _make(self, proxy: str, trust: str) -> PoolManager:
+        from urllib.parse import unquote
+
         import urllib3
 
         options: dict[str, Any] = {
@@ -100,7 +102,7 @@ class Pools:
         if not proxy:
             return urllib3.PoolManager(**options)
         user, _, where = proxy.partition("://")[2].rpartition("@")
-        headers = urllib3.util.make_headers(proxy_basic_auth=user) if user else None
+        headers = urllib3.util.make_headers(proxy_basic_auth=unquote(user)) if user else None
         return urllib3.ProxyManager(f"{proxy.partition('://')[0]}://{where}", proxy_headers=headers, **options)
 
     def _folder(self, host: str) -> str:
