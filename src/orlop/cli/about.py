@@ -81,7 +81,7 @@ def _info(session: Session, given: Given) -> int:
 
 
 def _words(name: str) -> str:
-    """ "ContainersRunning" as a person reads it: "Containers Running"; "NCPU" stays."""
+    """A field's name, "ContainersRunning", as a person reads it: "Containers Running"; "NCPU" stays."""
     found = name[0]
     for before, mark, after in zip(name, name[1:], name[2:] + "A", strict=False):
         word = mark.isupper() and (before.islower() or after.islower())

@@ -52,7 +52,7 @@ def _load(session: Session, given: Given) -> int:
     if not path and sys.stdin.isatty():
         raise UsageError("load reads an archive, not a terminal", hint="use --input FILE, or a pipe", exit_code=1)
     try:
-        stream = open(path or 0, "rb", closefd=bool(path))
+        stream = open(path or 0, "rb", closefd=bool(path))  # noqa: SIM115  # closed below; only opening is translated
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
     with stream, session.reporting(quiet=given.flag("quiet"), stream=1) as report:
@@ -133,7 +133,7 @@ FROM_HOST = Command(
     least=2,
     most=None,
     complete=("", "file"),
-    about="Packs programs of this machine, with the shared libraries they need, into an image: a base image without a registry.",
+    about="Packs programs of this machine, with the libraries they need, into an image: a base without a registry.",
     examples=(
         ("orlop image from-host tools bash ls cat", "an image of three programs"),
         ("orlop image from-host py python3 --include /usr/lib/python3.11 --entrypoint python3", "with a folder"),

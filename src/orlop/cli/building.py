@@ -63,7 +63,7 @@ def _argument(entry: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
 
 
 def _secret(entry: str) -> str:
-    """docker's short form `id=NAME` means the file NAME; everything else is the engine's to read."""
+    """Docker's short form `id=NAME` means the file NAME; everything else is the engine's to read."""
     fields = dict(part.partition("=")[::2] for part in entry.split(","))
     return f"{entry},src={fields['id']}" if set(fields) == {"id"} else entry
 

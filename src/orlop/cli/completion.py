@@ -30,8 +30,12 @@ _orlop() {
     while IFS= read -r answer; do
         answer=${answer%%$'\t'*}
         case $answer in
-            :file) compopt -o filenames; while IFS= read -r answer; do COMPREPLY+=("$answer"); done < <(compgen -f -- "${word#"$prefix"}") ;;
-            :dir) compopt -o filenames; while IFS= read -r answer; do COMPREPLY+=("$answer"); done < <(compgen -d -- "${word#"$prefix"}") ;;
+            :file | :dir)
+                compopt -o filenames
+                while IFS= read -r answer; do
+                    COMPREPLY+=("$answer")
+                done < <(compgen -"${answer:1:1}" -- "${word#"$prefix"}")
+                ;;
             *) COMPREPLY+=("${answer#"$prefix"}") ;;
         esac
     done < <(orlop internal complete -- "${words[@]:1}" 2>/dev/null)

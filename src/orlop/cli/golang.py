@@ -44,8 +44,8 @@ NIL_MAP = Nil("map[]")
 _STRING_MAPS = frozenset({"Labels", "Annotations", "Sysctls", "Options", "DriverOpts", "Tmpfs", "Attributes"})
 _MAPS = frozenset({"Networks", "Ports", "PortBindings", "ExposedPorts", "Volumes", "Containers"})
 _SLICES = frozenset(
-    "Args Binds BindOptions CapAdd CapDrop Cmd Devices Dns DnsOptions DnsSearch Entrypoint Env ExtraHosts GroupAdd IPAMConfig "
-    "Layers Mounts OnBuild RepoDigests RepoTags SecurityOpt Shell Ulimits VolumesFrom".split()
+    "Args Binds CapAdd CapDrop Cmd Devices Dns DnsOptions DnsSearch Entrypoint Env ExtraHosts GroupAdd Layers Mounts "
+    "OnBuild RepoDigests RepoTags SecurityOpt Shell Ulimits VolumesFrom".split()
 )
 
 
@@ -186,31 +186,31 @@ def _verb(verb: str, flags: str, value: Any) -> str:
 
 
 def _converted(verb: str, value: Any, precision: int, signs: str) -> str | None:
-    number = isinstance(value, int) and not isinstance(value, bool)
+    """The value as the verb wants it, None where the two do not go together."""
     plus = "+" if "+" in signs else ""
     if verb == "v":
         return show(value)
-    if verb == "s" and not isinstance(value, bool | int | float):
+    if isinstance(value, bool):
+        return show(value) if verb == "t" else None
+    if isinstance(value, int):
+        return {"d": f"{value:{plus}d}", "x": f"{value:x}", "X": f"{value:X}"}.get(verb) or _letter(verb, value)
+    if isinstance(value, float):
+        return _float(verb, value, precision, plus)
+    if verb == "s":
         return show(value) if precision < 0 else show(value)[:precision]
-    if verb == "q" and isinstance(value, str):
-        return quoted(value)
-    if verb == "d" and number:
-        return f"{value:{plus}d}"
-    if verb in "feg" and isinstance(value, float):
-        return (
-            f"{value:{plus}.{6 if precision < 0 and verb != 'g' else precision}{verb}}"
-            if precision >= 0 or verb != "g"
-            else show(value)
-        )
-    if verb == "t" and isinstance(value, bool):
-        return show(value)
-    if verb in "xX" and number:
-        return f"{value:{verb}}"
-    if verb in "xX" and isinstance(value, str):
-        return value.encode().hex() if verb == "x" else value.encode().hex().upper()
-    if verb == "c" and number:
-        return chr(value)
+    if isinstance(value, str) and verb in "qxX":
+        return quoted(value) if verb == "q" else value.encode().hex() if verb == "x" else value.encode().hex().upper()
     return None
+
+
+def _letter(verb: str, value: int) -> str | None:
+    return chr(value) if verb == "c" and 0 <= value < 0x110000 else None
+
+
+def _float(verb: str, value: float, precision: int, plus: str) -> str | None:
+    if verb == "g" and precision < 0:
+        return show_float(value)
+    return f"{value:{plus}.{6 if precision < 0 else precision}{verb}}" if verb in "feg" else None
 
 
 def _type(value: Any) -> str:

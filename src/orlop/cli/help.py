@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from orlop.cli.session import Session
 
 _WIDTH = 100  # columns of a help text: it is also read in pipes and pages, so the terminal's width is no measure
+_INTRODUCTION = """Made from the command tables by `orlop internal reference`; a test keeps this page in step.
+The words, options and output are docker's wherever docker has the same thing."""
 _METAVARS = {"list": "LIST", "int": "N", "size": "BYTES", "cpus": "CPUS", "text": "TEXT"}
 
 
@@ -128,12 +130,9 @@ def markdown() -> str:
 
     parts = [
         "# The commands",
-        "Made from the command tables by `orlop internal reference`; a test keeps this page in step.\n"
-        "The words, options and output are docker's wherever docker has the same thing.",
+        _INTRODUCTION,
         _exit_codes(),
-        "## Global options\n\n"
-        + "They come before the command: `orlop --root /srv/orlop ps`.\n\n"
-        + _md(GLOBAL_OPTIONS),
+        f"## Global options\n\nThey come before the command: `orlop --root /srv/orlop ps`.\n\n{_md(GLOBAL_OPTIONS)}",
     ]
     for path in sorted(commands.TABLE):
         if path.split(" ", 1)[0] in commands.HIDDEN:

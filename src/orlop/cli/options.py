@@ -4,8 +4,8 @@ argparse is not used: importing it costs 15 ms, a quarter of a whole `run`, and 
 argument, as docker does, so that `orlop run IMAGE ls -l` would need a `--`. What the parser knows of an option is also
 what `--help`, the reference page and shell completion show: there is no second list.
 
-The grammar is docker's (GNU's): `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-nVALUE`, `-n=VALUE`, `-itd`, `--flag=false`,
-`--no-flag`, and `--`, after which everything is an argument.
+The grammar is docker's (GNU's): `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-nVALUE`, `-n=VALUE`, `-itd`,
+`--flag=false`, `--no-flag`, and `--`, after which everything is an argument.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Option:
 
     __slots__ = ("choices", "complete", "default", "help", "kind", "long", "metavar", "short")
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  # a row of a table: columns need no names
         self,
         long: str,
         short: str,

@@ -1,7 +1,7 @@
 """A verb's events as lines: plain ones for pipes and logs, and a live block below them on a terminal.
 
-The words are docker's (`abc: Pull complete`) and BuildKit's (`#5 [build 2/7] RUN make`). The live block is a few lines of
-our own: rich would do it too, and costs 150 ms to import, longer than most of what it would draw takes.
+The words are docker's (`abc: Pull complete`) and BuildKit's (`#5 [build 2/7] RUN make`). The live block is a few lines
+of our own: rich would do it too, and costs 150 ms to import, longer than most of what it would draw takes.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Progress:
         self._screen = screen
         self._lock = allocate_lock()
         self._going: dict[str, tuple[str, int, int]] = {}  # layer -> word, bytes, of bytes
-        self._finished: set[str] = set()
+        self._finished: set[tuple[str, str]] = set()
         self._steps = Steps()
 
     def tell(self, event: Event) -> None:

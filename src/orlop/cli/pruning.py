@@ -47,7 +47,7 @@ def confirmed(warning: str, *, force: bool) -> bool:
 
 
 def report(removed: Removed, *, space: bool = True) -> str:
-    """docker's account of a prune: a list of each kind of thing, then what came free."""
+    """Docker's account of a prune: a list of each kind of thing, then what came free."""
     out: list[str] = []
     headline = ""
     for action, what in removed.actions:

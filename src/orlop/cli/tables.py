@@ -1,7 +1,7 @@
 """Rows for people and for scripts: docker's tables, `--format` templates, JSON lines and `-q`. Pure but for `show`.
 
-A table's columns are laid out as Go's text/tabwriter does it (golang.org: text/tabwriter), with docker's settings: cells
-at least 10 wide, 3 blanks between them, the last cell of a line unpadded.
+A table's columns are laid out as Go's text/tabwriter does it (golang.org: text/tabwriter), with docker's settings:
+cells at least 10 wide, 3 blanks between them, the last cell of a line unpadded.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _label_title(name: str) -> str:
 
 
 def unescaped(template: str) -> str:
-    """Shells pass \\t and \\n of '...' as two characters; docker takes them as a tab and a newline."""
+    r"""Shells pass \t and \n of '...' as two characters; docker takes them as a tab and a newline."""
     return template.replace("\\t", "\t").replace("\\n", "\n")
 
 

@@ -50,7 +50,8 @@ def _index(item: Any, *keys: Any) -> Any:
 def _slice(item: Any, *bounds: Any) -> Any:
     if not isinstance(item, str | list | tuple) or len(bounds) > 2:
         raise TemplateFailure(f"cannot take a slice of {show(item)!r}")
-    start, end = (*bounds, *(0, len(item))[len(bounds) :])
+    start = bounds[0] if bounds else 0
+    end = bounds[1] if len(bounds) > 1 else len(item)
     if not (isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= len(item)):
         raise TemplateFailure(f"{show(start)} to {show(end)} is outside of {len(item)}")
     return item[start:end]

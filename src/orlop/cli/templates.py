@@ -98,8 +98,11 @@ class _Parser:
 
     # tokens
 
-    def fail(self, token: Token | None, what: str) -> NoReturn:
-        raise TemplateError(self.text, token.at if token else len(self.text), what)
+    def failure(self, token: Token, what: str) -> TemplateError:
+        return TemplateError(self.text, token.at, what)
+
+    def fail(self, token: Token, what: str) -> NoReturn:
+        raise self.failure(token, what)
 
     def peek(self) -> Token:
         if self.at < len(self.tokens):
@@ -229,7 +232,7 @@ class _Parser:
             return list(enumerate(found))
         if isinstance(found, int) and not isinstance(found, bool):
             return [(number, number) for number in range(found)]
-        self.fail(word, f"range cannot go over {golang.show(found)!r}")
+        raise self.failure(word, f"range cannot go over {golang.show(found)!r}")
 
     # expressions
 
@@ -346,7 +349,7 @@ class _Parser:
                 self.next()
                 return self.fields(follows, value, follows.text)
             return value
-        self.fail(token, f"unexpected {token.text!r}")
+        raise self.failure(token, f"unexpected {token.text!r}")
 
     def fields(self, token: Token, base: Value, chain: str) -> Value:
         """The value behind `.A.B.C` of `base`."""

@@ -46,9 +46,7 @@ def parse_size(text: str) -> int:
     lowered = text.strip().lower()
     number = lowered.rstrip("kmgtpib ")
     suffix = lowered[len(number) :].strip()
-    if suffix.endswith("ib") and len(suffix) == 3:
-        suffix = suffix[0]
-    elif suffix.endswith("b") and len(suffix) == 2:
+    if suffix[1:] in {"b", "ib"}:
         suffix = suffix[0]
     whole, point, part = number.partition(".")
     if suffix not in _SHIFTS or not _digits(whole) or (point and not _digits(part)) or len(number) > 30:
