@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from orlop.errors import AlreadyExists, DeadlineExceeded, FailedPrecondition, InvalidArgument, OrlopError, Unavailable
 from orlop.linux import cgroups, process
 from orlop.oci import jsontext
-from orlop.runtime import attach, lifecycle
+from orlop.runtime import attach, frames, lifecycle
 from orlop.runtime import exit as exits
 from orlop.runtime.attach import Session
 from orlop.runtime.errors import ProgramNotFound
@@ -75,10 +76,8 @@ class Dock:
         return found
 
     def gone(self, pid: int) -> bool:
-        try:
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            pass
         return not os.path.exists(f"/proc/{pid}")
 
 
@@ -93,6 +92,19 @@ def dock(box: Box, request: pytest.FixtureRequest) -> Iterator[Dock]:
         for pid in found.shims:
             until(lambda pid=pid: found.gone(pid))  # type: ignore[misc]  # a lambda with a default
         spawner.close()
+
+
+def _text(path: str) -> str:
+    """What is in a file; nothing while it is not there."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _dead(pid: int) -> bool:
+    return _text(f"/proc/{pid}/stat").rpartition(")")[2].split()[:1] in ([], ["Z"])
 
 
 def _output(read: int) -> str:
@@ -127,9 +139,8 @@ def test_a_container_is_started_watched_and_recorded(dock: Dock) -> None:
 def test_errors_arrive_as_they_were(dock: Dock) -> None:
     """What fails in another process is raised here, with its class, kind, hint and exit code; nothing is left."""
     request = dock.request("nothing")
-    with pytest.raises(ProgramNotFound) as caught, dock.begin(request) as handle:
-        handle.wait_namespaces()
-        handle.wait_created()
+    with pytest.raises(ProgramNotFound) as caught:
+        dock.start(request)
     assert caught.value.hint
     assert not os.path.exists(f"{dock.box.state_root}/{request.id}")
 
@@ -143,10 +154,8 @@ def test_a_failing_start_is_told(dock: Dock) -> None:
     (dock.box.rootfs / "bin/odd").write_bytes(b"#!/bin/nothing\n")
     (dock.box.rootfs / "bin/odd").chmod(0o755)
     request = dock.request("odd")
-    with pytest.raises(ProgramNotFound, match="no such interpreter"), dock.begin(request) as handle:
-        handle.wait_namespaces()
-        handle.wait_created()
-        handle.start()
+    with pytest.raises(ProgramNotFound, match="no such interpreter"):
+        dock.start(request)
     assert not os.path.exists(f"{dock.box.state_root}/{request.id}")
 
 
@@ -257,9 +266,8 @@ def test_the_exit_command_runs(dock: Dock) -> None:
     """Without a client that settles, the shim becomes the exit command, with the environment of the request."""
     request, flag = _settling(dock)
     dock.start(request)
-    until(lambda: os.path.exists(flag) and open(flag).read())  # noqa: SIM115  # closed by its end
-    with open(flag) as file:
-        assert file.read() == "exit command\n"
+    until(lambda: _text(flag))
+    assert _text(flag) == "exit command\n"
 
 
 def test_a_client_that_settles_spares_it(dock: Dock) -> None:
@@ -286,9 +294,9 @@ def test_signals_go_through_the_shim(dock: Dock) -> None:
     """A client's SIGNAL frame reaches the first process."""
     request = dock.request("/bin/sh", "-c", "trap 'echo got; exit 9' USR1; echo ready; while :; do sleep 0.01; done")
     dock.start(request)
-    until(lambda: os.path.getsize(request.log_path))
+    until(lambda: _text(request.log_path))
     fd = attach.connect(request.shim_dir)
-    os.write(fd, attach.frames.hello() + attach.frames.encode(attach.frames.SIGNAL, bytes((signal.SIGUSR1,))))
+    os.write(fd, frames.hello() + frames.encode(frames.SIGNAL, bytes((signal.SIGUSR1,))))
     assert dock.record(request).code == 9
     os.close(fd)
 
@@ -313,7 +321,7 @@ def test_the_shim_becomes_small(dock: Dock) -> None:
     fd = attach.connect(request.shim_dir)
     reader, writer = os.pipe()
     session = Session(fd, stdout=writer, stderr=writer)
-    os.write(fd, attach.frames.encode(attach.frames.STDIN, b"after\n"))
+    os.write(fd, frames.encode(frames.STDIN, b"after\n"))
     record = session.run()
     session.close()
     os.close(writer)
@@ -365,11 +373,7 @@ def test_a_shim_killed_while_making_leaves_nothing_running(dock: Dock, steps: in
         os.kill(handle.shim_pid, signal.SIGKILL)
     until(lambda: dock.gone(handle.shim_pid))
     if first:
-        until(
-            lambda: (
-                not os.path.exists(f"/proc/{first}") or b"Z" in open(f"/proc/{first}/stat", "rb").read().split()[2:3]
-            )
-        )  # closed by its end
+        until(lambda: _dead(first))
     lifecycle.delete(request.id, state_root=dock.box.state_root, force=True)
 
 
@@ -464,10 +468,9 @@ def test_a_moved_log(dock: Dock) -> None:
     """After REOPEN_LOG the log goes on at its path."""
     request = dock.request("/bin/sh", "-c", "echo a; read x; echo b", open_stdin=True)
     dock.start(request)
-    until(lambda: os.path.getsize(request.log_path))
+    until(lambda: _text(request.log_path))
     os.rename(request.log_path, request.log_path + ".old")
     fd = attach.connect(request.shim_dir)
-    frames = attach.frames
     os.write(fd, frames.hello() + frames.encode(frames.REOPEN_LOG) + frames.encode(frames.STDIN, b"\n"))
     dock.record(request)
     os.close(fd)
@@ -479,7 +482,6 @@ def test_foreign_clients_are_dropped(dock: Dock) -> None:
     """A client that speaks another protocol, or version, is dropped; the container and others do not notice."""
     request = dock.request("/bin/sleep", "1000")
     first = dock.start(request)
-    frames = attach.frames
     for words in (b"GET / HTTP/1.1\r\n\r\n", frames.encode(frames.STDIN, b"x"), frames.encode(frames.HELLO, b"\x63\0")):
         fd = attach.connect(request.shim_dir)
         os.write(fd, words)
@@ -568,7 +570,7 @@ def test_many_threads_share_a_helper(box: Box) -> None:
     assert [dock.record(request).code for request in requests] == [0, 0, 0, 0]
 
     os.kill(spawner._pid, signal.SIGKILL)
-    until(lambda: b"Z" in open(f"/proc/{spawner._pid}/stat", "rb").read().split()[2:3])  # noqa: SIM115  # by its end
+    until(lambda: _dead(spawner._pid))
     last = dock.request("/bin/true")
     dock.start(last)
     assert dock.record(last).code == 0
@@ -630,7 +632,7 @@ def test_the_hot_path_is_light() -> None:
 
 def test_the_monitor_is_bare() -> None:
     """The monitor needs nothing but built-in modules and its own few."""
-    code = "import sys; sys.path[:] = [p for p in sys.argv[1:]] + sys.path; import orlop.runtime.monitor; print(*sys.modules)"
+    code = "import sys; sys.path[:0] = sys.argv[1:]; import orlop.runtime.monitor; print(*sys.modules)"
     home = os.path.dirname(sys.modules["orlop"].__path__[0])
     out = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, home], capture_output=True, text=True, check=True

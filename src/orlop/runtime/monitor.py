@@ -111,8 +111,7 @@ class Monitor:
         """Watch until the container ends and all is recorded; whether a client has settled what comes after."""
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(ignored, signal.SIG_IGN)  # a shutdown signals everyone: we must see the container's end
+        ignore_signals()
         try:
             for client in self.clients.values():
                 self._serve(client, select.POLLIN)  # whoever came with us has greeted: before the first output
@@ -465,6 +464,12 @@ class Monitor:
         except OSError:
             for fd in kept:
                 os.set_inheritable(fd, False)
+
+
+def ignore_signals() -> None:
+    """A shutdown signals everyone, and we must see the container's end."""
+    for ignored in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(ignored, signal.SIG_IGN)
 
 
 def resume(store: int) -> NoReturn:

@@ -31,7 +31,7 @@ def run(request: ExecRequest, control: Channel, stdio: tuple[int, int, int]) -> 
             stdio=streams,
             warn=lambda text: control.send(warn=text),
         )
-        for fd in streams:
+        for fd in set(streams):
             if fd > 2:
                 os.close(fd)
         fds = (started.terminal,) if started.terminal >= 0 else ()

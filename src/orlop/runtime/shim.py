@@ -80,6 +80,7 @@ class Shim:
         process.set_child_subreaper()
         process.set_name("orlop-shim")
         hygiene.default_signals()
+        monitor.ignore_signals()
         os.chdir("/")
         os.umask(0o022)
         # not on 0 to 2, which become ours to give away
@@ -95,6 +96,7 @@ class Shim:
 
     def _create(self) -> Created:
         request = self._request
+        logfile.restore(self._log()).close()  # a log that cannot be written is told now, not after the start
         stdio = self._stdio()
         if self._runtime is not None:
             created = self._runtime.create(
@@ -136,7 +138,7 @@ class Shim:
         """The container's standard streams: the asker's own, a terminal's (later), or pipes to us."""
         request = self._request
         if request.inherit_stdio:
-            self._inside = [fd for fd in self._given_stdio if fd >= 0]
+            self._inside = [fd for fd in dict.fromkeys(self._given_stdio) if fd >= 0]
             return self._given_stdio
         if request.terminal:
             return (0, 1, 2)
@@ -175,12 +177,22 @@ class Shim:
 
     # --- watching
 
+    def _log(self) -> dict[str, Any]:
+        request = self._request
+        return {
+            "path": request.log_path,
+            "format": request.log_format if request.log_path else logfile.NONE,
+            "max_size": request.log_max_size,
+            "max_files": request.log_max_files,
+            "partial": {},
+            "lost": 0,
+        }
+
     def _state(self, created: Created, listener: int) -> dict[str, Any]:
         request = self._request
         clients = []
         if self._attach >= 0:
             clients.append({"fd": self._attach, "flags": 0, "greeted": False, "unread": b"", "waiting": b""})
-        log_format = request.log_format if request.log_path else logfile.NONE
         environment = dict(request.environment)
         health = None
         if request.health is not None:
@@ -196,14 +208,7 @@ class Shim:
             outputs=self._outputs,
             stdin=self._stdin,
             listener=listener,
-            log={
-                "path": request.log_path,
-                "format": log_format,
-                "max_size": request.log_max_size,
-                "max_files": request.log_max_files,
-                "partial": {},
-                "lost": 0,
-            },
+            log=self._log(),
             stdin_once=request.stdin_once,
             clients=clients,
             cgroups=list(created.cgroups),
