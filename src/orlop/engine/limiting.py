@@ -53,8 +53,7 @@ def share(config: dict[str, Any], container: str, *, rootless: bool, found: Hier
     found = found or hierarchies.detect()
     own = delegated(found)
     controllers = hierarchies.read(f"{found.unified}{own}/cgroup.controllers").split() if own else ()
-    reason = _reason(found, own)
-    limits, lost = usable(config["limits"], frozenset(controllers), reason=reason)
+    limits, lost = usable(config["limits"], frozenset(controllers), reason=reason(found, own))
     if config["cgroup_parent"]:
         lost = (*lost, "--cgroup-parent has no effect: containers go where your own processes are")
     return Share(path=f"{own}{hierarchies.PARENT}/{container}" if own else "", limits=limits, lost=lost)
@@ -81,7 +80,8 @@ def usable(
     return kept, tuple(lost)
 
 
-def _reason(found: Hierarchy, own: str) -> str:
+def reason(found: Hierarchy, own: str) -> str:
+    """Why a limit cannot be kept in the delegated cgroup `own` ("": there is none)."""
     if found.version == 1:
         return "this machine has cgroup version 1, where limits belong to root"
     if not own:
