@@ -1,8 +1,9 @@
 """Collection: what nothing needs goes.
 
 Needed is what images (of all namespaces), containers' snapshots, pins and live leases lead to. Everything is decided
-and renamed into root/trash/ under the collection lock, which whoever wants to hold something waits for; emptying the
-trash takes the time that it takes, and needs no lock. Whatever kills a collection, the next one goes on with it.
+and renamed into root/trash/ (run/trash/ for what lies there) under the collection lock, which whoever wants to hold
+something waits for; emptying the trash takes the time that it takes, and needs no lock. Whatever kills a collection,
+the next one goes on with it.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
         held = leases.live(f"{root.path}/leases", reap=not dry_run)
         # Read after the leases: who has let go of one has recorded before what it made.
         plan = _Plan(root, _Needed(root, held), keep_partial_seconds)
-        doomed = [f"{root.path}/trash/{name}" for name in plan.trash]
+        doomed = [*plan.trash]
         if dry_run:
             doomed += plan.paths
         else:
@@ -72,7 +73,7 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
         layers=tuple(plan.layers),
         snapshots=tuple(plan.snapshots),
         ingests=tuple(plan.ingests),
-        others=(*plan.others, *(f"trash/{name}" for name in plan.trash)),
+        others=(*plan.others, *(f"trash/{os.path.basename(path)}" for path in plan.trash)),
         left=tuple(left),
         bytes=freed + plan.partial_bytes,
     )
@@ -147,7 +148,12 @@ class _Plan:
         ]
         self.ingests = sorted(one.name for one in partial)
         self.partial_bytes = sum(_Space().of(one.path) for one in partial)
-        self.trash = _names(f"{root.path}/trash")
+        self.trash = [
+            f"{base}/trash/{name}"
+            for base in (root.path, root.run_path)
+            if os.path.isdir(f"{base}/trash")
+            for name in _names(f"{base}/trash")
+        ]
         self.others = []
         for name in _names(f"{root.path}/containers"):
             path = f"{root.path}/containers/{name}"
@@ -259,7 +265,11 @@ def _names(path: str) -> list[str]:
 
 def _to_trash(root: Root, path: str, left: list[str]) -> str:
     """Rename away; the new path, "" if it was gone already or stays (then `left` gains the reason)."""
-    target = f"{root.path}/trash/{os.urandom(8).hex()}"
+    folder = f"{root.path}/trash"
+    if path.startswith(f"{root.run_path}/"):  # most often another file system, across which nothing can be renamed
+        folder = f"{root.run_path}/trash"
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    target = f"{folder}/{os.urandom(8).hex()}"
     try:
         os.rename(path, target)
     except FileNotFoundError:

@@ -208,10 +208,10 @@ class Database:
 
     def _explained(self, error: engine.Error) -> OrlopError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == _FULL:
+        if code == _FULL or (code == _IOERR and faults.is_full(self.path)):  # no room for its log is an I/O error
             return ResourceExhausted(
                 f"cannot write {self.path}: the disk is full ({faults.free_space(self.path)} free)",
-                hint="free some space, for example with `orlop system prune`",
+                hint="free some space there: a few hundred kilobytes are enough for `orlop system prune` to free more",
             )
         if code == _BUSY:
             return Unavailable(

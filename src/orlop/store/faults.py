@@ -7,6 +7,7 @@ import os
 
 from orlop.errors import FailedPrecondition, Internal, NotFound, OrlopError, PermissionDenied, ResourceExhausted
 
+_SCARCE = 256 << 10  # bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,6 +31,12 @@ def explained(error: OSError, doing: str, path: str) -> OrlopError:
     if error.errno == errno.ENOENT:
         return NotFound(f"cannot {doing}: {path} does not exist")
     return Internal(f"cannot {doing} at {path}: {reason}")
+
+
+def is_full(path: str) -> bool:
+    """Whether the file system of `path` has next to nothing left: less than a database needs to be opened."""
+    found = os.statvfs(os.path.dirname(path) or ".")
+    return found.f_bavail * found.f_frsize < _SCARCE or (found.f_files > 0 and not found.f_favail)
 
 
 def free_space(path: str) -> str:

@@ -1,0 +1,227 @@
+"""What a person who knows docker tries next: policies, health, volumes, shared namespaces, and a store that suffers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from command import Orlop
+
+_PATIENCE = 20.0  # seconds
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+def _shown(orlop: Orlop, name: str, template: str) -> str:
+    return orlop("inspect", "-f", template, name).strip()
+
+
+def _waiting(container: str) -> list[str]:
+    """The processes that settle, or wait to restart, a container."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"settle" in words and container.encode() in words:
+            found.append(pid)
+    return found
+
+
+def _flip(folder: Path) -> list[Path]:
+    """Change a byte of every large blob, as a failing disk does; what was changed."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+    for path in found:
+        path.chmod(0o600)
+        data = bytearray(path.read_bytes())
+        data[1000] ^= 0xFF
+        path.write_bytes(data)
+    return found
+
+
+@pytest.fixture
+def data_image(orlop: Orlop, busybox: str, context: Callable[..., Path]) -> str:
+    """An image whose /data belongs to somebody else and holds something."""
+    folder = context(
+        f"FROM {busybox}\nRUN mkdir -p /data/sub && echo deep > /data/sub/file && ln -s sub /data/link "
+        "&& chown -R 1234:77 /data && chmod 750 /data\nVOLUME /data\n"
+    )
+    orlop("build", "-q", "-t", "data", str(folder))
+    return "data"
+
+
+def test_a_fresh_volume_takes_the_images_content(orlop: Orlop, data_image: str) -> None:
+    """Files, links, owners and the folder's own mode come along; once: what is removed stays removed."""
+    look = ["sh", "-c", "stat -c '%u:%g %a' /data; cat /data/link/file"]
+
+    assert orlop("run", "--rm", "-v", "kept:/data", data_image, *look).splitlines() == ["1234:77 750", "deep"]
+    assert orlop("run", "--rm", data_image, *look).splitlines() == ["1234:77 750", "deep"]
+    orlop("run", "--rm", "-v", "kept:/data", data_image, "rm", "-r", "/data/sub", "/data/link")
+    assert orlop("run", "--rm", "-v", "kept:/data", data_image, "ls", "/data") == ""
+
+
+def test_nocopy_and_used_volumes_stay_as_they_are(orlop: Orlop, data_image: str) -> None:
+    """`nocopy` copies nothing, and neither does a volume that already holds something."""
+    assert orlop("run", "--rm", "-v", "bare:/data:nocopy", data_image, "ls", "/data") == ""
+    orlop("run", "--rm", "-v", "own:/elsewhere", data_image, "touch", "/elsewhere/mine")
+    assert orlop("run", "--rm", "-v", "own:/data", data_image, "ls", "/data") == "mine\n"
+
+
+def test_restarts_are_counted_and_end(orlop: Orlop, busybox: str) -> None:
+    """on-failure:2 runs three times, and says so; a start by hand begins the count anew."""
+    orlop("run", "-d", "--name", "again", "--restart", "on-failure:2", busybox, "sh", "-c", "echo x; exit 3")
+    _until(lambda: _shown(orlop, "again", "{{.RestartCount}} {{.State.Status}}") == "2 exited")
+
+    assert orlop("logs", "again") == "x\n" * 3
+    assert _shown(orlop, "again", "{{.State.ExitCode}}") == "3"
+
+
+def test_a_waiting_restart_can_be_called_off(orlop: Orlop, busybox: str) -> None:
+    """Between two runs the state is restarting: rm wants force, stop ends it for good, start brings it back."""
+    orlop("run", "-d", "--name", "loop", "--restart", "always", busybox, "true")
+    _until(lambda: int(_shown(orlop, "loop", "{{.RestartCount}}")) >= 3)
+    _until(lambda: _shown(orlop, "loop", "{{.State.Restarting}}") == "true")
+
+    assert "Restarting (0)" in orlop("ps", "--format", "{{.Status}}")
+    orlop.fails("rm", "loop", code=1)
+    orlop("stop", "loop")
+    assert _shown(orlop, "loop", "{{.State.Status}}") == "exited"
+    count = _shown(orlop, "loop", "{{.RestartCount}}")
+    _until(lambda: not _waiting(_shown(orlop, "loop", "{{.Id}}")))
+    assert _shown(orlop, "loop", "{{.RestartCount}} {{.State.Status}}") == f"{count} exited"
+    orlop("start", "loop")
+    _until(lambda: 1 <= int(_shown(orlop, "loop", "{{.RestartCount}}")) < int(count) + 1)
+
+
+def test_health_checks_run(orlop: Orlop, busybox: str) -> None:
+    """starting, unhealthy after the failures allowed, healthy after one success; --no-healthcheck: nothing of it."""
+    check = ["--health-cmd", "echo looked; test -f /ok", "--health-interval", "100ms", "--health-retries", "1"]
+    orlop("run", "-d", "--name", "sick", *check, busybox, "sleep", "1000")
+    _until(lambda: _shown(orlop, "sick", "{{.State.Health.Status}}") == "unhealthy")
+    assert "(unhealthy)" in orlop("ps", "--format", "{{.Status}}")
+    orlop("exec", "sick", "touch", "/ok")
+    _until(lambda: _shown(orlop, "sick", "{{.State.Health.Status}}") == "healthy")
+
+    health = json.loads(_shown(orlop, "sick", "{{json .State.Health}}"))
+    assert (health["Log"][-1]["ExitCode"], health["Log"][-1]["Output"]) == (0, "looked\n")
+    assert orlop("ps", "-q", "--filter", "health=healthy").strip()
+    orlop.fails("run", "--no-healthcheck", *check, busybox, "true", code=125)
+
+
+def test_a_probe_that_hangs_is_killed(orlop: Orlop, busybox: str) -> None:
+    """The timeout of a health check ends its program, inside the container too."""
+    check = ["--health-cmd", "sleep 1000", "--health-interval", "50ms", "--health-timeout", "200ms"]
+    orlop("run", "-d", "--name", "slow", *check, "--health-retries", "1", busybox, "sleep", "5000")
+    _until(lambda: _shown(orlop, "slow", "{{.State.Health.Status}}") == "unhealthy")
+    orlop("stop", "-t", "0", "slow")
+
+
+def test_shared_namespaces(orlop: Orlop, busybox: str) -> None:
+    """--ipc container: shares /dev/shm, --pid container: the processes, --uts host and --ipc host are the host's."""
+    orlop("run", "-d", "--name", "one", busybox, "sh", "-c", "echo hey > /dev/shm/note; exec sleep 1000")
+    _until(lambda: orlop.run("exec", "one", "test", "-f", "/dev/shm/note").returncode == 0)
+
+    assert orlop("run", "--rm", "--ipc", "container:one", busybox, "cat", "/dev/shm/note") == "hey\n"
+    assert "sleep 1000" in orlop("run", "--rm", "--pid", "container:one", busybox, "ps")
+    assert orlop("run", "--rm", "--uts", "host", busybox, "hostname").strip() == os.uname().nodename
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as note:
+        assert note.name in orlop("run", "--rm", "--ipc", "host", busybox, "ls", note.name)
+
+
+def test_a_new_tmpfs_is_for_all(orlop: Orlop, busybox: str, data_image: str) -> None:
+    """A tmpfs looks like the folder that it covers; where the image has none, every user may write."""
+    out = orlop("run", "--rm", "--tmpfs", "/new", "--tmpfs", "/data", data_image, "stat", "-c", "%a", "/new", "/data")
+
+    assert out.split() == ["1777", "750"]
+
+
+def test_run_files_on_another_file_system(orlop: Orlop, busybox_archive: Path) -> None:
+    """The run folder is on a tmpfs of its own on most machines: containers end and go all the same."""
+    other = tempfile.mkdtemp(dir="/dev/shm")
+    assert os.stat(other).st_dev != os.stat(orlop.folder).st_dev
+    orlop.environ["ORLOP_RUN_ROOT"] = other
+    try:
+        orlop("load", "-q", "-i", str(busybox_archive))
+        assert orlop("run", "--rm", "busybox", "echo", "ok") == "ok\n"
+        orlop("run", "-d", "--name", "up", "busybox", "sleep", "1000")
+        orlop("rm", "-f", "up")
+        orlop("system", "prune", "-f")
+        assert os.listdir(f"{other}/containers") == []
+    finally:
+        orlop("internal", "teardown")
+        shutil.rmtree(other)
+
+
+def test_a_damaged_blob_is_named_and_can_be_mended(
+    orlop: Orlop, busybox: str, busybox_archive: Path, registry: str
+) -> None:
+    """Push and save refuse to pass it on and say how to mend it; loading again does; run says so where it needs it."""
+    orlop("tag", busybox, f"{registry}/bb")
+    blobs = orlop.folder / "root/content/blobs"
+    (damaged,) = _flip(blobs)
+
+    error = orlop.fails("push", f"{registry}/bb", code=1)
+    assert damaged.name in error
+    assert "load" in error
+    orlop("load", "-q", "-i", str(busybox_archive))
+    orlop("push", "-q", f"{registry}/bb")
+    _flip(blobs)
+    assert damaged.name in orlop.fails("save", "-o", str(orlop.folder / "x.tar"), busybox, code=1)
+    orlop("pull", "-q", f"{registry}/bb")
+    assert orlop("run", "--rm", busybox, "echo", "ok") == "ok\n"
+
+
+def test_another_platform_than_asked_for_is_refused(orlop: Orlop, busybox: str, registry: str) -> None:
+    """`pull --platform` of an image that has but one platform is an error that says which."""
+    orlop("tag", busybox, f"{registry}/bb")
+    orlop("push", "-q", f"{registry}/bb")
+
+    error = orlop.fails("pull", "--platform", "linux/s390x", f"{registry}/bb", code=1)
+    assert "linux/s390x" in error
+    assert "linux/" in error.partition("offers")[2]
+
+
+@pytest.fixture
+def full_disk(orlop: Orlop) -> Iterator[Path]:
+    """A small file system for the root."""
+    place = orlop.folder / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", str(place)], check=True)
+    orlop.environ["ORLOP_ROOT"] = str(place / "root")
+    try:
+        yield place
+    finally:
+        orlop.run("internal", "teardown")
+        orlop.environ["ORLOP_ROOT"] = str(orlop.folder / "root")
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_no_space_left(orlop: Orlop, busybox_archive: Path, full_disk: Path) -> None:
+    """A full disk is called that; with a little room again, prune frees the rest and everything works."""
+    orlop("load", "-q", "-i", str(busybox_archive))
+    filler = full_disk / "filler"
+    subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], check=False, capture_output=True)
+
+    error = orlop.fails("run", "--rm", "busybox", "true", code=125)
+    assert "full" in error or "no space" in error
+    with filler.open("r+b") as file:
+        file.truncate(filler.stat().st_size - (400 << 10))
+    orlop("system", "prune", "-f")
+    filler.unlink()
+    assert orlop("run", "--rm", "busybox", "echo", "ok") == "ok\n"
