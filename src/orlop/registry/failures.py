@@ -188,5 +188,5 @@ def _untrusted(where: str, registry: str, code: int) -> Unreachable:
         return Unreachable(f"the certificate of {where} is for another name", hint="use the name it was made for")
     return Unreachable(
         f"the certificate of {where} is not from an authority that this machine trusts",
-        hint=f"add its CA as certs.d/{registry}/ca.crt, or list it: ORLOP_INSECURE_REGISTRIES={registry}",
+        hint=f"make this machine trust its authority, or list it: ORLOP_INSECURE_REGISTRIES={registry}",
     )

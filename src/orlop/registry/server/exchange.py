@@ -119,7 +119,7 @@ class Exchange:
             while size > 0:
                 piece = await loop.run_in_executor(None, file.read, min(size, _PIECE))
                 if not piece:
-                    raise Disconnected("the file is shorter than it was")
+                    raise EOFError(path)  # too late for an answer: the server below breaks the connection
                 size -= len(piece)
                 await self._send({"type": "http.response.body", "body": piece, "more_body": size > 0})
 
