@@ -14,7 +14,7 @@ from orlop.build.caches import CacheMounts
 from orlop.build.evaluate import script_name
 from orlop.build.protocols import ExecStep, StepMount
 from orlop.build.stubs import Stubs
-from orlop.linux import files, mounts, namespaces, owners
+from orlop.linux import files, mounts, owners, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Runner:
         upper, work, target = (os.path.join(folder, name) for name in ("upper", "work", "view"))
         for one in (upper, work, target):
             os.mkdir(one, 0o755)
-        options = () if namespaces.in_initial_user_namespace() else ("userxattr",)
+        options = () if users.in_initial_namespace() else ("userxattr",)
         mounts.overlay(lowers, upper, work, target, options=options)
         stack.callback(mounts.unmount, target, mounts.MNT_DETACH)
         return target

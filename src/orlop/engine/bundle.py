@@ -12,7 +12,6 @@ from orlop.engine import limiting, specs, status
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.layers import merged
 from orlop.linux import users
-from orlop.linux.namespaces import single_id
 from orlop.oci import jsontext
 from orlop.values import Value
 
@@ -55,7 +54,7 @@ def write_bundle(
     os.makedirs(f"{bundle}/rootfs", mode=0o700, exist_ok=True)
     identity, groups = identify(config["user"], config["groups"], [snapshot.upper, *snapshot.lowers])
     lost, seccomp = given.lost, seccomp_profile(config)
-    if engine.settings.uid and single_id():
+    if engine.settings.uid and users.single_id():
         from orlop.engine import oneid
 
         identity, told = oneid.only_user(identity)

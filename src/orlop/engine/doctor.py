@@ -81,7 +81,7 @@ def _kernel() -> Iterator[Finding]:
 
 
 def user_namespaces(read: Callable[[str], str] = _read) -> Iterator[Finding]:
-    """Whether ordinary users may make user namespaces, by the kernel's settings (`read` says "" where there is none)."""
+    """Whether ordinary users may make user namespaces, by the kernel's settings (`read` says "" where it has none)."""
     if not os.path.exists("/proc/self/ns/user"):
         yield Finding(
             subject="user namespaces",

@@ -7,7 +7,7 @@ import sys
 
 from orlop.engine import journal, specs, status
 from orlop.errors import FailedPrecondition, NotFound, Unimplemented
-from orlop.linux import namespaces, safepath, users
+from orlop.linux import safepath, users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def process(engine: Engine, record: ContainerRecord, now: Status, request: Exec)
     user = record.config["user"] if request.user is None else request.user
     identity = _identity(now.pid, user)
     groups = [] if request.user is not None else base["user"].get("additionalGids") or []
-    if engine.settings.uid and namespaces.single_id():
+    if engine.settings.uid and users.single_id():
         from orlop.engine import oneid
 
         identity, _ = oneid.only_user(identity)

@@ -156,17 +156,3 @@ def identity(path: str) -> tuple[int, int]:
     """(device, inode) of a namespace file: equal for two paths exactly when they are the same namespace."""
     found = os.stat(path)
     return found.st_dev, found.st_ino
-
-
-_INITIAL_USER = 0xEFFFFFFD  # PROC_USER_INIT_INO, the inode of the first user namespace (linux/proc_ns.h)
-
-
-def in_initial_user_namespace() -> bool:
-    """Whether our rights reach the whole machine: capabilities in any other user namespace do not."""
-    return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER
-
-
-def single_id() -> bool:
-    """Whether the user namespace that we are in has but one user."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return sum(int(line.split()[2]) for line in file) == 1

@@ -19,7 +19,7 @@ import errno
 import os
 import stat
 
-from orlop.linux import namespaces
+from orlop.linux import users
 
 XATTR = "user.orlop.owner"
 _UNMAPPED = errno.EINVAL  # what chown answers for an id that the user namespace does not have
@@ -35,12 +35,12 @@ def give(place: int | str, uid: int, gid: int, *, dir_fd: int | None = None, mti
     try:
         _chown(place, uid, gid, dir_fd)
     except OSError as error:
-        if error.errno != _UNMAPPED or namespaces.in_initial_user_namespace():
+        if error.errno != _UNMAPPED or users.in_initial_namespace():
             raise
         _chown(place, 0, 0, dir_fd)  # what is written down counts for files of root
         _keep(place, dir_fd, (uid, gid), mtime)
     else:
-        if not namespaces.in_initial_user_namespace():
+        if not users.in_initial_namespace():
             _keep(place, dir_fd, (0, 0), mtime)  # it may have had another owner before
 
 
@@ -57,7 +57,7 @@ def make_node(name: str, mode: int, device: int, *, dir_fd: int) -> None:
         os.mknod(name, mode, device, dir_fd=dir_fd)
     except PermissionError:
         kind = next((key for key, value in _KINDS.items() if value == stat.S_IFMT(mode)), "")
-        if not kind or namespaces.in_initial_user_namespace():
+        if not kind or users.in_initial_namespace():
             raise
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(name, flags, stat.S_IMODE(mode), dir_fd=dir_fd)
@@ -118,7 +118,7 @@ def told(info: os.stat_result, place: int | str) -> os.stat_result:
     """The status `info` of the file at `place` (an fd, or a path that is not followed) as it should have been."""
     if (info.st_uid or info.st_gid) and (info.st_size or not stat.S_ISREG(info.st_mode)):
         return info  # an owner of its own, and no device's stand-in
-    if namespaces.in_initial_user_namespace():
+    if users.in_initial_namespace():
         return info
     if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
         fields = _read(place, XATTR)

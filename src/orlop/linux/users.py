@@ -6,6 +6,8 @@ docker's: the first matching entry wins, a number needs no entry, a name does.
 
 from __future__ import annotations
 
+import os
+
 from orlop.errors import InvalidArgument, NotFound
 from orlop.values import Value
 
@@ -153,3 +155,17 @@ def subordinate_ids(kind: str, name: str, uid: int, *, path: str = "") -> list[t
         if first is not None and count:
             found.append((first, count))
     return found
+
+
+_INITIAL_USER = 0xEFFFFFFD  # PROC_USER_INIT_INO, the inode of the first user namespace (linux/proc_ns.h)
+
+
+def in_initial_namespace() -> bool:
+    """Whether our rights reach the whole machine: capabilities in any other user namespace do not."""
+    return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER
+
+
+def single_id() -> bool:
+    """Whether the user namespace that we are in has but one user."""
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return sum(int(line.split()[2]) for line in file) == 1

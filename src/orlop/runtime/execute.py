@@ -11,7 +11,7 @@ import os
 import select
 
 from orlop.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, NotFound
-from orlop.linux import cgroups, namespaces, process
+from orlop.linux import cgroups, namespaces, process, users
 from orlop.oci import runtime_spec
 from orlop.runtime import barrier, channel, errors, hygiene, lifecycle, membership, nodes
 from orlop.runtime import exit as exits
@@ -172,7 +172,7 @@ class _Joining:
         return Started(pid=pid, terminal=master)
 
     def _fork(self, flags: int, body: Callable[[], NoReturn]) -> int:
-        if flags & namespaces.CLONE_NEWPID and not namespaces.in_initial_user_namespace():
+        if flags & namespaces.CLONE_NEWPID and not users.in_initial_namespace():
             return self._fork_staged(body)
         home = -1
         if flags & namespaces.CLONE_NEWPID:

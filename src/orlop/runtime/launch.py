@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import FailedPrecondition, InvalidArgument
-from orlop.linux import cgroups, mounts, namespaces
+from orlop.linux import cgroups, mounts, users
 from orlop.linux import hierarchy as hierarchies
 from orlop.runtime import idmaps, nodes, rootfs, sources
 from orlop.runtime import spec as specs
@@ -101,7 +101,7 @@ class Launch:
         self.program.state = self.oci_state("creating")
         self.namespaces = NamespacePlan(specs.namespaces(spec), linux)
         try:
-            self.hidden = self.namespaces.has_own("user") or namespaces.in_initial_user_namespace()
+            self.hidden = self.namespaces.has_own("user") or users.in_initial_namespace()
             self._check_user()
             self._open(spec, root, propagation)
             self.hierarchy = hierarchies.detect()
