@@ -99,7 +99,10 @@ def run(words: Sequence[str], environ: Mapping[str, str], *, engine: Callable[[S
         )
         from orlop.cli import commands
 
-        path, rest = commands.resolve(given.arguments)
+        arguments = given.arguments
+        if arguments[:1] == ["help"]:
+            arguments = [*arguments[1:], "--help"]
+        path, rest = commands.resolve(arguments)
         if given.flag("version") and not path:
             path = "version --short"
         if "help" in given.named or path not in commands.TABLE:
