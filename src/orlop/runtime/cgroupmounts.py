@@ -17,29 +17,19 @@ _RECURSIVE_CLONE = mounts.OPEN_TREE_CLONE | mounts.OPEN_TREE_CLOEXEC | mounts.AT
 
 
 class View:
-    """What is needed to show a container its cgroups. `own` are its paths by mount point (its groups at that time)."""
+    """What is needed to show a container its cgroups. `path` is its own, below every hierarchy that it is in, or ""."""
 
-    __slots__ = ("hierarchy", "own", "own_namespace")
+    __slots__ = ("hierarchy", "own_namespace", "path")
 
-    def __init__(self, hierarchy: Hierarchy, own: dict[str, str], *, own_namespace: bool) -> None:
+    def __init__(self, hierarchy: Hierarchy, path: str, *, own_namespace: bool) -> None:
         self.hierarchy = hierarchy
-        self.own = own
+        self.path = path
         self.own_namespace = own_namespace
 
-
-def paths_of(text: str, hierarchy: Hierarchy) -> dict[str, str]:
-    """From /proc/<pid>/cgroup: the path in each hierarchy, by the mount point of that hierarchy."""
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        _, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
-        if not names and hierarchy.unified:
-            found[hierarchy.unified] = path
-        for name in names.split(","):
-            place = hierarchy.places.get(name)
-            if place is not None and place.version == 1:
-                found[place.mount] = path
-    return found
+    def own(self, mount: str) -> str:
+        """The container's folder in the hierarchy mounted at `mount`, or "" when it has none there."""
+        folder = mount + self.path
+        return folder if self.path and os.path.isdir(folder) else ""
 
 
 def mount(root: Root, source: Source, view: View) -> None:
@@ -61,9 +51,8 @@ def _mount_v2(root: Root, source: Source, view: View) -> None:
                     raise
             else:
                 return
-        tree = mounts.open_tree(
-            mounts.AT_FDCWD, view.hierarchy.unified + view.own.get(view.hierarchy.unified, ""), _RECURSIVE_CLONE
-        )
+        whole = view.own(view.hierarchy.unified) or view.hierarchy.unified
+        tree = mounts.open_tree(mounts.AT_FDCWD, whole, _RECURSIVE_CLONE)
         _attach(tree, place, mounts.attributes_of(source.flags))
     finally:
         os.close(place)
@@ -92,7 +81,8 @@ def _mount_v1(root: Root, source: Source, view: View) -> None:
             if found.version == 1:
                 by_mount.setdefault(found.mount, []).append(name)
         for where, names in by_mount.items():
-            _mount_hierarchy(top, where, names, source.flags, view)
+            if view.own(where):  # of the others it would see everybody's groups
+                _mount_hierarchy(top, where, names, source.flags, view)
         if readonly:
             again = safepath.open_in_root(root.fd, source.destination, os.O_PATH)
             mounts.mount_setattr(again, "", attr_set=mounts.MOUNT_ATTR_RDONLY)
@@ -107,7 +97,7 @@ def _mount_hierarchy(top: int, where: str, names: list[str], flags: int, view: V
     place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=top)
     try:
         if not (view.own_namespace and _mount_fresh(place, names, flags)):
-            tree = mounts.open_tree(mounts.AT_FDCWD, where + view.own.get(where, ""), _RECURSIVE_CLONE)
+            tree = mounts.open_tree(mounts.AT_FDCWD, view.own(where), _RECURSIVE_CLONE)
             _attach(tree, place, mounts.attributes_of(flags))
     finally:
         os.close(place)

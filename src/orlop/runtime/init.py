@@ -188,9 +188,8 @@ class Init:
     def _mount_cgroup(self, root: rootfs.Root, source: Any) -> None:
         self._await_cgroup()
         launch = self._launch
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            own = cgroupmounts.paths_of(file.read(), launch.hierarchy)
-        view = cgroupmounts.View(launch.hierarchy, own, own_namespace=launch.namespaces.has_own("cgroup"))
+        path = launch.cgroup.path if launch.cgroup else ""
+        view = cgroupmounts.View(launch.hierarchy, path, own_namespace=launch.namespaces.has_own("cgroup"))
         cgroupmounts.mount(root, source, view)
 
     def _await_cgroup(self) -> None:
