@@ -5,7 +5,7 @@ interpreter, an image whose entry point is `#!/proc/self/exe` would get a handle
 libraries loaded into it (CVE-2019-5736). So we first execute this: an ELF file made of bytes here, in a sealed
 memfd, without libraries. The container can reach that, and nothing else. It marks the reply pipe close-on-exec,
 installs the seccomp filter where it is to see nothing but the program, and calls execve; when that fails, it writes
-the errno (32 bits, native) to the reply pipe.
+the errno (32 bits, native) to the reply pipe. Run again without the pipe, it ends at once with 127.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def _x86_64(fd: int, fprog: int | None, flags: int) -> bytes:
     eax, edx, esi, edi = 0, 2, 6, 7
     syscall = b"\x0f\x05"
     start = mov(edi, fd) + mov(esi, 2) + mov(edx, 1) + mov(eax, 72) + syscall  # fcntl(fd, F_SETFD, FD_CLOEXEC)
+    # The pipe is gone: this is a second run, of a program whose interpreter is /proc/self/exe. It would go on for ever.
+    start += b"\x85\xc0\x79\x0c" + mov(edi, 127) + mov(eax, 231) + syscall  # test eax, eax; jns over; exit_group(127)
     execute = bytes.fromhex("488b0424 488b7c2408 488d742410 488d54c410")  # rax=argc rdi=argv[0] rsi=argv+1 rdx=envp
     execute += mov(eax, 59) + syscall + b"\xf7\xd8"  # execve; neg eax
     report = b"\x50\x48\x89\xe6"  # push rax; mov rsi, rsp
@@ -85,6 +87,7 @@ def _aarch64(fd: int, fprog: int | None, flags: int) -> bytes:
 
     svc = [0xD4000001]
     start = mov(0, fd) + mov(1, 2) + mov(2, 1) + mov(8, 25) + svc
+    start += [0xB6F80000 | 6 << 5, *mov(0, 127), *mov(8, 94), *svc]  # tbz x0,63 over; exit_group(127), as above
     # ldr x9,[sp]; ldr x0,[sp,8]; add x1,sp,16; add x2,sp,16; add x2,x2,x9,lsl 3
     execute = [0xF94003E9, 0xF94007E0, 0x910043E1, 0x910043E2, 0x8B090C42, *mov(8, 221), *svc, 0x4B0003E0]
     # str w0,[sp,-16]!; mov x1,sp
