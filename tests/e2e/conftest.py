@@ -26,15 +26,17 @@ def busybox_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with the image `busybox`, made of this machine's static busybox."""
     folder = tmp_path_factory.mktemp("busybox")
     command = Orlop(folder)
-    command("image", "from-host", "busybox-base", "busybox")
-    (folder / "Dockerfile").write_text(
-        'FROM busybox-base\nRUN ["busybox", "--install", "-s", "/bin"]\n'
-        "RUN mkdir -p /tmp /etc && chmod 1777 /tmp && echo 'nobody:x:65534:65534::/:/bin/false' >> /etc/passwd\n"
-        'CMD ["sh"]\n'
-    )
-    command("build", "-q", "-t", "busybox", str(folder))
-    command("save", "-o", str(folder / "busybox.tar"), "busybox")
-    command("internal", "teardown")
+    try:
+        command("image", "from-host", "busybox-base", "busybox")
+        (folder / "Dockerfile").write_text(
+            'FROM busybox-base\nRUN ["busybox", "--install", "-s", "/bin"]\n'
+            "RUN mkdir -p /tmp /etc && chmod 1777 /tmp && echo 'nobody:x:65534:65534::/:/bin/false' >> /etc/passwd\n"
+            'CMD ["sh"]\n'
+        )
+        command("build", "-q", "-t", "busybox", str(folder))
+        command("save", "-o", str(folder / "busybox.tar"), "busybox")
+    finally:
+        command.run("internal", "teardown")
     return folder / "busybox.tar"
 
 
