@@ -41,15 +41,15 @@ def overlap(one: str, other: str) -> bool:
 
 
 def choose(taken: Iterable[str], *, small: bool = False) -> str:
-    """A private IPv4 subnet that overlaps none of `taken`: a /16 where possible, or (`small`) a /24.
+    """A private IPv4 subnet that overlaps none of `taken`: a /16 where possible, else or if `small` a /24.
 
     ResourceExhausted when every candidate is taken.
     """
     used = [cidr for cidr in taken if ":" not in cidr and not cidr.endswith("/0")]
-    candidates: Iterable[str] = _small() if small else DEFAULT_POOL
-    for candidate in candidates:
-        if not any(overlap(candidate, other) for other in used):
-            return candidate
+    for candidates in (_small(),) if small else (DEFAULT_POOL, _small()):
+        for candidate in candidates:
+            if not any(overlap(candidate, other) for other in used):
+                return candidate
     raise ResourceExhausted(
         f"none of the private subnets that are tried is free: the host knows {', '.join(sorted(used)[:8])}...",
         hint="name one with --subnet",
