@@ -209,6 +209,24 @@ def test_names_are_asked_through_pasta(user: UserOrlop) -> None:
     assert "mate" in said
 
 
+def test_slirp4netns_does_where_pasta_is_not(many: UserOrlop) -> None:
+    """With slirp4netns alone ports are published all the same."""
+    folder = many.folder / "bin"
+    folder.mkdir()
+    for name in ("newuidmap", "newgidmap", "slirp4netns"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    environ, port = many.environ, _free_port()
+    many.environ = environ | {"PATH": str(folder)}
+    try:
+        script = "mkdir /www; echo astern >/www/index.html; exec httpd -f -p 80 -h /www"
+        many("run", "-d", "--name", "web", "-p", f"{port}:80", "busybox", "sh", "-c", script)
+        _await(lambda: _fetched(port) == "astern\n", "the published port does not answer")
+        assert "nameserver 10.0.2.3" in many("exec", "web", "cat", "/etc/resolv.conf")
+    finally:
+        many("rm", "-f", "web")
+        many.environ = environ
+
+
 def test_working_folder_is_kept(user: UserOrlop) -> None:
     """Relative paths of a command mean what they meant outside of the namespace."""
     shutil.rmtree(user.folder / "here", ignore_errors=True)

@@ -84,16 +84,11 @@ def _write_files(
         )
     dns = config["dns"]
     if mode == "pasta" and not dns:
-        from orlop.network import rootless
-
-        dns = rootless.nameservers()  # what the program beside the container answers for
-    host = names.host_resolvers()
-    if mode == "pasta":
         from orlop.engine import pasta
 
-        host = host.replace(nameservers=pasta.nameservers(engine))
+        dns = pasta.nameservers(engine)  # what the program beside the container answers for
     servers = names.resolvers(
-        host,
+        names.host_resolvers(),
         shares_host_network=mode in {"host", "none"},
         dns=dns,
         dns_search=config["dns_search"],

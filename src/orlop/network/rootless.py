@@ -301,10 +301,13 @@ def _start_slirp(path: str, request: RootlessRequest, published: tuple[Published
     if os.path.lexists(api_socket):
         os.unlink(api_socket)
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    folder = os.open(request.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        ready_fd = max(reader, writer) + 1
-        arguments = ["slirp4netns", *slirp_arguments(request, api_socket=api_socket, ready_fd=ready_fd)]
-        children.spawn(path, arguments, pid_file, keep={ready_fd: writer})
+        ready_fd = max(reader, writer, folder) + 1
+        # A socket's path has room for 107 bytes (unix(7)), which a folder in somebody's home may be longer than.
+        short = f"/proc/self/fd/{ready_fd + 1}/{os.path.basename(api_socket)}"
+        arguments = ["slirp4netns", *slirp_arguments(request, api_socket=short, ready_fd=ready_fd)]
+        children.spawn(path, arguments, pid_file, keep={ready_fd: writer, ready_fd + 1: folder})
         os.close(writer)
         writer = -1
         _await_ready(reader, request.pid)
@@ -314,6 +317,7 @@ def _start_slirp(path: str, request: RootlessRequest, published: tuple[Published
         children.stop(pid_file)
         raise
     finally:
+        os.close(folder)
         os.close(reader)
         if writer >= 0:
             os.close(writer)
