@@ -12,6 +12,7 @@ from orlop.runtime import execute, lifecycle
 from orlop.runtime import spec as specs
 from orlop.runtime import state as states
 from orlop.runtime.arguments import Shape
+from orlop.runtime.attach import Signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,27 +99,39 @@ def run(context: Context, words: Words) -> int:
         process.set_child_subreaper()
     created = _make(context, words)
     container_id = words.operands[0]
+    watch = Signals(not detached, resizes=terminal)  # from now on signals are the container's
     try:
         lifecycle.start(container_id, state_root=context.state_root, warn=context.warn)
         if detached:
             return 0
-        code = _stay(created, terminal=terminal and created.terminal >= 0)
+        code = serve(created.container.pid, created.terminal, watch)
     except BaseException:
         lifecycle.delete(container_id, state_root=context.state_root, force=True, warn=context.warn)
         raise
+    finally:
+        watch.close()
     if "keep" not in words.flags:
         lifecycle.delete(container_id, state_root=context.state_root, force=True, warn=context.warn)
     return code
 
 
-def _stay(created: lifecycle.Created, *, terminal: bool) -> int:
-    """Serve a foreground container until it ends."""
-    pid = created.container.pid
-    if terminal:
+def serve(pid: int, terminal: int, watch: Signals) -> int:
+    """Stay with our child until it ends, on its terminal (or -1), passing on the signals that we get: its exit code."""
+    if terminal >= 0:
         from orlop.runtime import terminals
 
-        terminals.serve(created.terminal, pid, forward=lambda number: _forward(pid, number))
-    return wait_forwarding(pid)
+        terminals.serve(terminal, pid, watch, forward=lambda number: _forward(pid, number))
+    pidfd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.register(watch.fd, select.POLLIN)
+        while pidfd not in dict(poll.poll()):
+            for number in watch.taken():
+                _forward(pid, number)
+    finally:
+        os.close(pidfd)
+    return execute.exit_code(os.waitpid(pid, 0)[1])
 
 
 def _forward(pid: int, number: int) -> None:
@@ -126,27 +139,6 @@ def _forward(pid: int, number: int) -> None:
         os.kill(pid, number)  # our own child, not reaped yet: the pid is its
     except ProcessLookupError:
         return
-
-
-def wait_forwarding(pid: int) -> int:
-    """Wait for our child, passing on the signals that we get, collecting orphans that fall to us: its exit code."""
-    from orlop.runtime.attach import Signals
-
-    watch = Signals(True, resizes=False)
-    pidfd = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.register(watch.fd, select.POLLIN)
-        while True:
-            ready = dict(poll.poll())
-            if pidfd in ready:
-                return execute.exit_code(os.waitpid(pid, 0)[1])
-            for number in watch.taken():
-                _forward(pid, number)
-    finally:
-        os.close(pidfd)
-        watch.close()
 
 
 def start(context: Context, words: Words) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from orlop.errors import InvalidArgument, NotFound
 from orlop.oci import jsontext
 from orlop.runtime import execute, lifecycle
 from orlop.runtime import state as states
 from orlop.runtime.arguments import Shape
+from orlop.runtime.attach import Signals
+from orlop.runtime.commands import serve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,26 +93,23 @@ def run_exec(context: Context, words: Words) -> int:
         console = lambda master: terminals.send(path, master)  # noqa: E731  # a closure, no function of its own
     elif given.get("terminal") and "detach" in words.flags:
         raise InvalidArgument("a program with a terminal needs --console-socket when nobody stays with it")
-    started = execute.begin(
-        container_id,
-        given,
-        state_root=context.state_root,
-        preserve_fds=words.number("preserve-fds"),
-        console=console,
-        pid_file=words.one("pid-file"),
-        cgroup=words.one("cgroup").strip("/"),
-        ignore_paused="ignore-paused" in words.flags,
-        warn=context.warn,
-    )
-    if "detach" in words.flags:
-        return 0
-    from orlop.runtime.commands import wait_forwarding
-
-    if started.terminal >= 0:
-        from orlop.runtime import terminals
-
-        terminals.serve(started.terminal, started.pid, forward=lambda number: os.kill(started.pid, number))
-    return wait_forwarding(started.pid)
+    detached = "detach" in words.flags
+    watch = Signals(not detached, resizes=bool(given.get("terminal")))  # from now on signals are the program's
+    try:
+        started = execute.begin(
+            container_id,
+            given,
+            state_root=context.state_root,
+            preserve_fds=words.number("preserve-fds"),
+            console=console,
+            pid_file=words.one("pid-file"),
+            cgroup=words.one("cgroup").strip("/"),
+            ignore_paused="ignore-paused" in words.flags,
+            warn=context.warn,
+        )
+        return 0 if detached else serve(started.pid, started.terminal, watch)
+    finally:
+        watch.close()
 
 
 def process_object(state_root: str, words: Words) -> dict[str, Any]:

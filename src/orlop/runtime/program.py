@@ -126,7 +126,7 @@ def _run(given: Words, words: list[str], log: _Log) -> int:
 
 
 def _show(text: str) -> None:
-    print(text, end="" if text.endswith("\n") else "\n", flush=True)
+    print(text, end="" if not text or text.endswith("\n") else "\n", flush=True)
 
 
 def _state_root(given: Words) -> str:

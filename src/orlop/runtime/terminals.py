@@ -6,32 +6,33 @@ import os
 import select
 
 from orlop.linux import terminal
-from orlop.runtime.attach import Signals, write_all
+from orlop.runtime.attach import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from orlop.runtime.attach import Signals
 
 _READ_SIZE = 1 << 16
 _END_OF_INPUT = b"\x04"
 
 
 def serve(
-    master: int, pid: int, *, stdin: int = 0, stdout: int = 1, forward: Callable[[int], None] | None = None
+    master: int, pid: int, watch: Signals, *, stdin: int = 0, stdout: int = 1, forward: Callable[[int], None]
 ) -> None:
     """Pass bytes both ways until process `pid` (our child, not reaped here) has ended and its output is through.
 
-    A terminal at `stdin` is made raw meanwhile, and its size is the program's. Signals we get are given to `forward`.
+    A terminal at `stdin` is made raw meanwhile, and its size is the program's. Signals that `watch` sees are given to
+    `forward`.
     """
     raw = terminal.raw(stdin) if stdin >= 0 and os.isatty(stdin) else None
-    watch = Signals(forward is not None, resizes=True)
     pidfd = os.pidfd_open(pid)
     try:
         _resize(master, stdin)
         _pass_on(master, pidfd, stdin, stdout, watch, forward)
     finally:
         os.close(pidfd)
-        watch.close()
         if raw is not None:
             terminal.restore(stdin, raw)
 
@@ -41,9 +42,7 @@ def _resize(master: int, source: int) -> None:
         terminal.set_window_size(master, *terminal.window_size(source))
 
 
-def _pass_on(
-    master: int, pidfd: int, stdin: int, stdout: int, watch: Signals, forward: Callable[[int], None] | None
-) -> None:
+def _pass_on(master: int, pidfd: int, stdin: int, stdout: int, watch: Signals, forward: Callable[[int], None]) -> None:
     poll = select.poll()
     for fd in (master, pidfd, watch.fd, stdin):
         if fd >= 0:
@@ -55,7 +54,7 @@ def _pass_on(
             for number in watch.taken():
                 if number == watch.RESIZED:
                     _resize(master, stdin)
-                elif forward is not None:
+                else:
                     forward(number)
         if stdin in ready and not _typed(stdin, master):
             poll.unregister(stdin)
