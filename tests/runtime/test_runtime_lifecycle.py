@@ -448,3 +448,23 @@ def test_scheduling(box: Box) -> None:
     box.process["scheduler"] = {"policy": "SCHED_NONSENSE"}
     with pytest.raises(InvalidArgument, match="SCHED_NONSENSE"):
         box.create("/bin/true")
+
+
+def test_streams_may_be_each_others_numbers(box: Box) -> None:
+    """Standard streams arrive in the order given, also when they are 0, 1 and 2 in another order."""
+    (box.folder / "in").write_text("input\n")
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with open(box.folder / "in", "rb") as source:
+                os.dup2(source.fileno(), 2)
+            os.dup2(writer, 0)
+            created = box.running("/bin/sh", "-c", "cat; cat >&2 </proc/self/fd/0", stdio=(2, 0, 0))
+            os._exit(box.end(created))
+        finally:
+            os._exit(99)
+    os.close(writer)
+    with open(reader, "rb") as output:
+        assert output.read() == b"input\ninput\n"
+    assert os.waitpid(pid, 0)[1] == 0

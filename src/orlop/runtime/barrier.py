@@ -20,6 +20,8 @@ from orlop.runtime import errors, executable, trampoline
 START = "start.fifo"
 REPLY = "reply.fifo"
 _READ = 65536
+LIMIT = 1 << 20
+"""Bytes of a reply that are read: a program of the container may have got hold of the other end."""
 
 
 class Barrier:
@@ -91,7 +93,7 @@ def collect(reply: int, pidfd: int) -> bytes:
     poll.register(reply, select.POLLIN)
     poll.register(pidfd, select.POLLIN)
     said = b""
-    while True:
+    while len(said) < LIMIT:
         events = dict(poll.poll())
         if reply in events:
             data = b""
@@ -102,6 +104,7 @@ def collect(reply: int, pidfd: int) -> bytes:
                 return said
         elif pidfd in events:
             return said
+    return said
 
 
 def check(said: bytes) -> None:

@@ -162,6 +162,7 @@ class _Joining:
             said = _read_all(reader)
             barrier.check(said)
         except BaseException as error:
+            os.kill(pid, _SIGKILL)  # not reaped yet, so it is still ours
             os.waitpid(pid, 0)
             if isinstance(error, EOFError):
                 raise Internal("the process that enters the container died") from None
@@ -265,11 +266,7 @@ class _Joining:
         program.set_oom_score(lambda text: theirs.send(warn=text))
         program.prepare(reply)
         hygiene.default_signals()
-        for number, fd in enumerate(self._stdio):
-            if fd >= 0 and fd != number:
-                os.dup2(fd, number)
-            elif fd == number:
-                os.set_inheritable(fd, True)
+        hygiene.take_stdio(self._stdio)
         if self._first_cpus:
             os.sched_setaffinity(0, self._first_cpus)
         membership.join(self._groups)
@@ -326,8 +323,9 @@ def _foreign(pid: int) -> int:
 
 
 def _read_all(fd: int) -> bytes:
+    """All that is said, up to a limit: a process of the container can get hold of the other end."""
     said = b""
-    while data := os.read(fd, 65536):
+    while len(said) < barrier.LIMIT and (data := os.read(fd, 65536)):
         said += data
     return said
 

@@ -8,7 +8,7 @@ import select
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlop.linux import cgroups, namespaces, process, sockets
 from orlop.oci import jsontext
-from orlop.runtime import rootfs, sources
+from orlop.runtime import hygiene, rootfs, sources
 from orlop.runtime import spec as specs
 from orlop.runtime import state as states
 from orlop.runtime.creation import Created
@@ -190,11 +190,7 @@ def _become(
 
             mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_SLAVE)
             rootfs.attach_root(fd, path, shared=False)
-        for number, fd in enumerate(stdio):
-            if fd >= 0 and fd != number:
-                os.dup2(fd, number)
-            elif fd == number:
-                os.set_inheritable(fd, True)
+        hygiene.take_stdio(stdio)
         os.execve(command[0], command, {"PATH": _PATH})  # noqa: S606  # no shell: on purpose
     finally:
         os._exit(127)

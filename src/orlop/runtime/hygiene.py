@@ -60,6 +60,16 @@ def above_standard(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if 0 <= fd <= 2 else fd
 
 
+def take_stdio(streams: tuple[int, int, int]) -> None:
+    """Make `streams` our standard streams; -1 leaves what is there. They may be each other's numbers."""
+    sources = [fd if fd == number else above_standard(fd) for number, fd in enumerate(streams)]
+    for number, fd in enumerate(sources):
+        if fd == number:
+            os.set_inheritable(fd, True)
+        elif fd >= 0:
+            os.dup2(fd, number)
+
+
 def null_stdio() -> None:
     """Standard input, output and error at /dev/null."""
     fd = os.open("/dev/null", os.O_RDWR)

@@ -81,7 +81,7 @@ class Init:
         self._program.prepare(self._barrier.reply_fd, hooks=bool(given.get("startContainer")))
         keep = (self._channel.fd, self._barrier.start_fd, *self._program.descriptors, *launch.descriptors())
         hygiene.default_signals()
-        self._take_stdio()
+        hygiene.take_stdio(launch.stdio)
         if "user" in launch.namespaces.new:
             self._channel.expect("maps")
         if launch.namespaces.has_own("user"):
@@ -101,13 +101,6 @@ class Init:
         self._program.enter_folder(make=True)
         if self._program.argv:
             self._path = self._program.find()
-
-    def _take_stdio(self) -> None:
-        for number, fd in enumerate(self._launch.stdio):
-            if fd >= 0 and fd != number:
-                os.dup2(fd, number)
-            elif fd == number:
-                os.set_inheritable(fd, True)
 
     def _name_things(self) -> None:
         spec = self._launch.spec
