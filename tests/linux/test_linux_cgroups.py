@@ -40,6 +40,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+SPAWNED: list[int] = []
+
+
 def spawn(group: Cgroup, body: Callable[[], object] = lambda: time.sleep(1000)) -> int:
     """A child that joins the cgroup and then runs `body`."""
     reader, writer = os.pipe()
@@ -54,6 +57,7 @@ def spawn(group: Cgroup, body: Callable[[], object] = lambda: time.sleep(1000)) 
     os.close(reader)
     group.join(pid)
     os.close(writer)
+    SPAWNED.append(pid)
     return pid
 
 
@@ -127,11 +131,12 @@ def group() -> Iterator[Cgroup]:
 
 
 def reap() -> None:
-    while True:
+    """Collect the children that `spawn` made, and no others: some fixture may have a server running."""
+    while SPAWNED:
         try:
-            os.waitpid(-1, 0)
+            os.waitpid(SPAWNED.pop(), 0)
         except ChildProcessError:
-            return
+            continue
 
 
 def test_create_apply_join_stats_delete(group: Cgroup) -> None:
