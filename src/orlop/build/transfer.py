@@ -50,12 +50,7 @@ class Target:
 
     def read(self, path: str, limit: int = _PASSWD_LIMIT) -> bytes:
         """The content of a small file of the image; empty where there is none."""
-        try:
-            fd = safepath.open_in_root(self.fd, path, os.O_RDONLY | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
-            return b""
-        with open(fd, "rb") as file:
-            return file.read(limit) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        return safepath.read_in_root(self.fd, path, limit) or b""
 
     def owner(self, spec: str) -> tuple[int, int]:
         """`user[:group]`, names looked up in the image, as (uid, gid). Raises InvalidArgument for an unknown name.

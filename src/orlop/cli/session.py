@@ -51,7 +51,7 @@ class Session:
             self._settings = from_environment(
                 environ,
                 uid=outer_uid(self.environ),
-                program=(sys.executable, "-m", "orlop"),
+                program=(sys.executable, "-P", "-m", "orlop"),
                 root=self._places[0],
                 run_root=self._places[1],
             )

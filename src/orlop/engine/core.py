@@ -151,7 +151,7 @@ def open_engine(root: str = "", run_root: str = "", *, docker_config: str = "", 
     settings = from_environment(
         os.environ,  # noqa: TID251  # orlop.open() is a face: it reads the environment once
         uid=outer_uid(os.environ),  # noqa: TID251  # the same reading
-        program=(sys.executable, "-m", "orlop"),
+        program=(sys.executable, "-P", "-m", "orlop"),
         root=root,
         run_root=run_root,
     )

@@ -56,22 +56,11 @@ def _identity(pid: int, user: str) -> users.Identity:
     """Who that is, by the files of the container as they are now."""
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return users.lookup(user, _read(root, "etc/passwd"), _read(root, "etc/group"))
+        return users.lookup(
+            user, safepath.read_in_root(root, "etc/passwd", 1 << 20), safepath.read_in_root(root, "etc/group", 1 << 20)
+        )
     finally:
         os.close(root)
-
-
-def _read(root: int, path: str) -> bytes | None:
-    try:
-        file = safepath.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        return os.read(file, 1 << 20)
-    except OSError:
-        return None
-    finally:
-        os.close(file)
 
 
 def execute(engine: Engine, request: Exec, stdio: Stdio | None) -> int:
@@ -109,7 +98,8 @@ def _argv(engine: Engine, record: ContainerRecord, program: str, given: dict[str
     if program and program != "orlop":
         base = [program, "--root", f"{engine.root.run_path}/runtime/@{os.path.basename(program)}"]  # as External does
     else:
-        base = [sys.executable, "-m", "orlop.runtime.program", "--root", f"{engine.root.run_path}/runtime"]
+        # -P: the folder that we were called in may be somebody's checkout, full of modules
+        base = [sys.executable, "-P", "-m", "orlop.runtime.program", "--root", f"{engine.root.run_path}/runtime"]
     return [*base, "exec", *more, "--process", path, record.id]
 
 

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 
 ROOT_MODE = 0o755  # of a root directory that no layer says anything of
-_FOLDER_MODE = 0o711  # containers in a user namespace reach their files through it: they may pass, not list
+_FOLDER_MODE = 0o700  # nobody else may reach what is in it: see _FOLDERS in store.root
 
 
 class Snapshot(Value):

@@ -331,6 +331,36 @@ def _enter_or_note(steps: _Walk, part: str, tail: list[str]) -> None:
         tail.append(part)
 
 
+def read_in_root(root_fd: int, path: str, limit: int) -> bytes | None:
+    """At most `limit` bytes of the regular file that `path` means inside the root; None when there is none.
+
+    Anything else is not even opened: the opening of a device may do things (a watchdog starts, a tape winds).
+    """
+    try:
+        place = open_in_root(root_fd, path, os.O_PATH)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return None
+        raise
+    try:
+        found = os.fstat(place)
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        if not found.st_size:
+            return b""  # procfs' files have no size, and to read some of them (kmsg) is to take
+        file = reopen(place, os.O_RDONLY | os.O_NONBLOCK)
+    finally:
+        os.close(place)
+    try:
+        pieces = []
+        while limit > 0 and (piece := os.read(file, min(limit, 1 << 20))):
+            pieces.append(piece)
+            limit -= len(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(file)
+
+
 def path_of(fd: int) -> str:
     """The path of an open descriptor as the kernel knows it now (/proc/self/fd)."""
     return os.readlink(f"/proc/self/fd/{fd}")

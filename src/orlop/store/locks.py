@@ -24,16 +24,26 @@ class FileLock:
 
     Two FileLocks on one file exclude each other within a process as well as between processes. The file stays, unless
     it is `removable`: then whoever holds it may remove or rename it, which gives the lock up; a lock won on a file that
-    is gone counts for nothing. All users of one file must agree on that.
+    is gone counts for nothing. All users of one file must agree on that. A `fleeting` one is removable, and
+    goes with the lock when it is exclusive: of all that was ever locked, no file is left.
     """
 
     def __init__(
-        self, path: str, *, exclusive: bool = True, wait: bool = True, removable: bool = False, what: str = ""
+        self,
+        path: str,
+        *,
+        exclusive: bool = True,
+        wait: bool = True,
+        removable: bool = False,
+        fleeting: bool = False,
+        what: str = "",
     ) -> None:
         self._path = path
         self._how = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         self._wait = wait
-        self._removable = removable
+        self._removable = removable or fleeting
+        self._fleeting = fleeting and exclusive
+        self._owner = 0
         self._what = what or path
         self._descriptor = -1
 
@@ -53,6 +63,7 @@ class FileLock:
                 raise
             os.close(descriptor)
         self._descriptor = descriptor
+        self._owner = os.getpid()
 
     def _flock(self, descriptor: int) -> None:
         for left in range(_PATIENCE, -1, -1):
@@ -92,6 +103,9 @@ class FileLock:
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""
         if self._descriptor >= 0:
+            # a fork only closes its copy, for the lock is its parent's; and who removed it already must not do it twice
+            if self._fleeting and self._owner == os.getpid() and self._is_current(self._descriptor):
+                self.remove()
             os.close(self._descriptor)
             self._descriptor = -1
 

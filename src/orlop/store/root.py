@@ -40,11 +40,11 @@ _PATIENCE = 20.0
 """Seconds for which a migration waits for others to be done with the root."""
 
 _FOLDERS = (
-    # Containers in a user namespace reach their files through these: they may pass, not list.
-    ("snapshots", 0o711),
-    ("containers", 0o711),
-    ("volumes", 0o711),
-    # Layers may hold setuid programs with known holes: nobody else may reach them.
+    # What is in a container's tree or volume belongs to whoever is root inside: with a setuid program there and a way
+    # to it, any user of the host would be root. Containers get descriptors and need no way.
+    ("snapshots", 0o700),
+    ("containers", 0o700),
+    ("volumes", 0o700),
     ("layers", 0o700),
     ("content", 0o700),
     ("content/blobs", 0o700),
@@ -132,7 +132,7 @@ class Root:
         If not `wait`, entering raises Conflict when it is held. Not reentrant.
         """
         path = f"{self.run_path}/locks/{name.replace('/', '%')}"
-        return FileLock(path, exclusive=exclusive, wait=wait, removable=True, what=name)
+        return FileLock(path, exclusive=exclusive, wait=wait, fleeting=True, what=name)
 
     def lease(self) -> Lease:
         """A new lease, to be entered with `with`."""
@@ -149,7 +149,7 @@ class Root:
         """Make an empty folder in "layers" or "snapshots", held by the lease under its name, which is returned."""
         short = os.urandom(8).hex()
         lease.hold(room.removesuffix("s"), short)
-        os.mkdir(f"{self.path}/{room}/{short}", 0o700 if room == "layers" else 0o711)
+        os.mkdir(f"{self.path}/{room}/{short}", 0o700)
         return short
 
     def write_index(self) -> None:
