@@ -204,7 +204,10 @@ def _read_or_none(path: str) -> Container | None:
             f"{path} was written by another version of orlop", hint="use that version to delete the container"
         )
     known = {name: value for name, value in fields.items() if name in Container._fields}
-    return Container(**known)
+    try:
+        return Container(**known)
+    except TypeError as error:
+        raise FailedPrecondition(f"{path}/{_STATE} is damaged: {error}", hint="delete the folder") from error
 
 
 def config(path: str) -> dict[str, Any]:
