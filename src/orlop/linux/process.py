@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import time
 
 from orlop.errors import FailedPrecondition
 from orlop.linux import syscalls
@@ -140,6 +141,9 @@ def wait_gone(pid: int, ticks: int, timeout: float | None = None) -> bool:
         os.close(pidfd)
 
 
+_LEAVING = 50  # milliseconds
+
+
 def thread_count() -> int:
     """The threads of this process, also those Python does not know of."""
     return os.stat("/proc/self/task").st_nlink - 2
@@ -170,8 +174,16 @@ def _close_range(first: int, last: int) -> None:
 
 
 def require_one_thread() -> None:
-    """FailedPrecondition where a fork that goes on in Python would be unsafe."""
+    """FailedPrecondition where a fork that goes on in Python would be unsafe.
+
+    A thread that was joined a moment ago may still be on its way out of the kernel: it is waited for.
+    """
     count = thread_count()
+    for _ in range(_LEAVING):
+        if count == 1:
+            return
+        time.sleep(0.001)
+        count = thread_count()
     if count > 1:
         raise FailedPrecondition(
             f"this process has {count} threads, so it cannot be forked safely",
