@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pwd
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from command import Orlop
@@ -15,26 +19,56 @@ _PACKAGES = ("isal", "zstandard", "backports", "urllib3", "bcrypt")
 _SKIPPED = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "site-packages", "__pycache__", "config-*")
 
 
-def make_user(name: str, *, ranges: bool) -> int:
-    """A user called `name` with a home folder, with subordinate ids or without; its uid."""
-    remove_user(name)
-    subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], check=True, capture_output=True)
-    for path in ("/etc/subuid", "/etc/subgid"):
-        lines = Path(path).read_text().splitlines() if os.path.exists(path) else []
-        kept = [line for line in lines if not line.startswith(f"{name}:")]
-        if ranges:  # beyond all that useradd hands out
-            kept.append(f"{name}:1000000000:65536")
-        Path(path).write_text("".join(f"{line}\n" for line in kept))
-    return int(subprocess.run(["id", "-u", name], check=True, capture_output=True).stdout)
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Several test sessions of one machine change its users one after the other."""
+    fd = os.open("/run/lock/orlop-test-users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def make_user(kind: str, *, ranges: bool) -> tuple[str, int]:
+    """A user of this session's own with a home folder, with subordinate ids or without; its name and uid.
+
+    What sessions that were killed have left behind goes.
+    """
+    name = f"orlop-{kind}-{os.getpid()}"
+    with _alone():
+        for entry in pwd.getpwall():
+            prefix, _, pid = entry.pw_name.rpartition("-")
+            if prefix == f"orlop-{kind}" and (pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}")):
+                _remove(entry.pw_name)
+        subprocess.run(["useradd", "-m", "-s", "/bin/sh", name], check=True, capture_output=True)
+        uid = pwd.getpwnam(name).pw_uid
+        _grant(name, f"{name}:{first_id(uid)}:65536" if ranges else "")
+    return name, uid
+
+
+def first_id(uid: int) -> int:
+    """Where the user's subordinate ids begin: beyond all that useradd hands out."""
+    return 1_000_000_000 + uid % 10_000 * 65536
+
+
+def _grant(name: str, line: str) -> None:
+    """Give the user this line in /etc/subuid and /etc/subgid instead of those it has; "" for none."""
+    for path in map(Path, ("/etc/subuid", "/etc/subgid")):
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [one for one in lines if not one.startswith(f"{name}:")]
+        path.write_text("".join(f"{one}\n" for one in (*kept, *([line] if line else []))))
 
 
 def remove_user(name: str) -> None:
-    """Take the user away, with its home and its subordinate ids; fine when there is none."""
+    """Take the user away, with its home and its subordinate ids."""
+    with _alone():
+        _remove(name)
+
+
+def _remove(name: str) -> None:
     subprocess.run(["userdel", "-r", "-f", name], check=False, capture_output=True)
-    for path in ("/etc/subuid", "/etc/subgid"):
-        if os.path.exists(path):
-            lines = Path(path).read_text().splitlines()
-            Path(path).write_text("".join(f"{line}\n" for line in lines if not line.startswith(f"{name}:")))
+    _grant(name, "")
 
 
 def installed(folder: Path) -> Path:

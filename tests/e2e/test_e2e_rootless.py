@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,19 +19,19 @@ from urllib.request import urlopen
 
 import pytest
 from command import Orlop
-from rootless_user import UserOrlop, installed, make_user, remove_user
+from rootless_user import UserOrlop, first_id, installed, make_user, remove_user
 
-MANY, ONE = "orlop-many", "orlop-one"
 EPOCH = "1000000000"
 _TUN = Path("/dev/net/tun")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def python() -> Iterator[Path]:
-    """An interpreter with orlop that every user may run; /dev/net/tun is open meanwhile."""
-    folder = Path("/var/tmp/orlop-rootless-test")  # pytest's own folders are closed to other users
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o755)
+    """An interpreter with orlop that every user may run; /dev/net/tun is open meanwhile, and no other session's."""
+    lock = os.open("/run/lock/orlop-test-tun", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = Path(tempfile.mkdtemp(prefix="orlop-rootless-", dir="/var/tmp"))  # pytest's own are closed to other users
+    folder.chmod(0o755)
     mode = stat.S_IMODE(_TUN.stat().st_mode)
     _TUN.chmod(0o666)
     try:
@@ -37,11 +39,12 @@ def python() -> Iterator[Path]:
     finally:
         _TUN.chmod(mode)
         shutil.rmtree(folder)
+        os.close(lock)
 
 
-def _of(user: str, python: Path, *, ranges: bool, archive: Path) -> Iterator[UserOrlop]:
+def _of(kind: str, python: Path, archive: Path) -> Iterator[UserOrlop]:
     """A user's orlop with the image `busybox`; the user is gone afterwards, with all processes."""
-    uid = make_user(user, ranges=ranges)
+    user, uid = make_user(kind, ranges=kind == "many")
     folder = Path(f"/home/{user}")
     orlop = UserOrlop(folder, python, user, uid)
     try:
@@ -58,16 +61,16 @@ def _of(user: str, python: Path, *, ranges: bool, archive: Path) -> Iterator[Use
         remove_user(user)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def many(python: Path, busybox_archive: Path) -> Iterator[UserOrlop]:
     """A user with subordinate ids."""
-    yield from _of(MANY, python, ranges=True, archive=busybox_archive)
+    yield from _of("many", python, busybox_archive)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one(python: Path, busybox_archive: Path) -> Iterator[UserOrlop]:
     """A user without."""
-    yield from _of(ONE, python, ranges=False, archive=busybox_archive)
+    yield from _of("one", python, busybox_archive)
 
 
 @pytest.fixture(params=["many", "one"])
@@ -416,7 +419,7 @@ def test_users_of_a_container_are_subordinate_ids(many: UserOrlop) -> None:
     assert many("run", "--rm", "--network", "none", "-v", "cargo:/data", "busybox", "sh", "-c", script) == "1000:1001\n"
     assert many("run", "--rm", "--network", "none", "-u", "nobody", "busybox", "id", "-u") == "65534\n"
     (file,) = (many.folder / "root/volumes").glob("*/cargo/_data/mine")
-    assert file.stat().st_uid == 1_000_000_000 + 999
+    assert file.stat().st_uid == first_id(many.uid) + 999
     many("volume", "rm", "cargo")
     assert not file.exists()
 

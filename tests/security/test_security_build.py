@@ -165,11 +165,10 @@ def test_secrets_leave_no_trace(arena: Orlop, context: Path, tmp_path: Path) -> 
     assert failed.returncode != 0
     assert _SECRET not in done.stdout + done.stderr + failed.stdout + failed.stderr + history
     assert _everywhere(own.folder, _SECRET.encode()) == []
-    unpacked = own(
-        "run", "--rm", "--network", "none", "made", "sh", "-c", "ls -A /run/secrets /run/key 2>&1; cat /made"
+    left = own(
+        "run", "--rm", "--network", "none", "made", "sh", "-c", "find /run -type f -o -type d -name secrets; true"
     )
-    assert unpacked.endswith("made\n")
-    assert "secrets:" not in unpacked
+    assert left == ""
     own("internal", "teardown")
 
 
@@ -195,7 +194,7 @@ def test_a_watchdog_for_a_passwd_is_not_opened(arena: Orlop, image: Callable[...
 def test_build_arguments_are_not_told_by_errors(arena: Orlop, context: Path) -> None:
     """A RUN that fails shows the Dockerfile's line, not the values of build arguments, nor proxies' passwords."""
     done = _build(
-        arena, context, "FROM busybox\nARG TOKEN\nRUN test -z \"$TOKEN\"\n",
+        arena, context, 'FROM busybox\nARG TOKEN\nRUN test -z "$TOKEN"\n',
         "--build-arg", f"TOKEN={_SECRET}", "--build-arg", f"HTTP_PROXY=http://user:{_SECRET}@proxy",
     )  # fmt: skip
 
