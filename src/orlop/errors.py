@@ -36,9 +36,23 @@ class OrlopError(Exception):
     kind = Kind.INTERNAL
 
     def __init__(self, message: str, *, hint: str = "") -> None:
+        if "@" in message:
+            message = without_passwords(message)
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+def without_passwords(text: str) -> str:
+    """`text` with `***` for each password of an address in it (`https://user:password@host`, also without scheme)."""
+    words = text.split(" ")
+    for at, word in enumerate(words):
+        head, sign, tail = word.rpartition("@")
+        scheme, slashes, user = head.rpartition("//")
+        name, colon, _ = user.partition(":")
+        if sign and colon and not tail.startswith(("sha256:", "sha512:")):  # name:tag@digest
+            words[at] = f"{scheme}{slashes}{name}:***@{tail}"
+    return " ".join(words)
 
 
 class InvalidArgument(OrlopError):

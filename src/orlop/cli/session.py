@@ -129,12 +129,17 @@ class Reporting:
 def tell(error: OrlopError) -> None:
     """An error for a person, on standard error."""
     sys.stdout.flush()
-    print(f"orlop: {error.message}", file=sys.stderr)
+    print(f"orlop: {_printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"  hint: {error.hint}", file=sys.stderr)
+        print(f"  hint: {_printable(error.hint)}", file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """Something a person should know, on standard error."""
     sys.stdout.flush()
-    print(f"WARNING: {text}", file=sys.stderr)
+    print(f"WARNING: {_printable(text)}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would act on: names and reasons come from images and registries, too."""
+    return text if text.isprintable() else "".join(one if one.isprintable() or one in "\n\t" else "?" for one in text)
