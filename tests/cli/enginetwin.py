@@ -132,7 +132,7 @@ class Containers:
         yield LogLine(stream="stdout", time="2026-01-31T12:00:00.5Z", data=b"out \xff\n")
         yield LogLine(stream="stderr", time="2026-01-31T12:00:01Z", data=b"err\n")
 
-    def list(self, request: ListContainers) -> list[ContainerSummary]:
+    def list(self, request: ListContainers) -> builtins.list[ContainerSummary]:
         self.twin.asked.append(request)
         return [row for row in self.twin.rows if request.all or row.state == "running"]
 
@@ -161,7 +161,7 @@ class Containers:
             pids=3,
         )
 
-    def top(self, name: str) -> list[dict[str, Any]]:
+    def top(self, name: str) -> builtins.list[dict[str, Any]]:
         self._known(name)
         return [{"UID": "0", "PID": "1234", "CMD": "nginx"}]
 
@@ -180,7 +180,7 @@ class Images:
     def __init__(self, twin: Twin) -> None:
         self.twin = twin
 
-    def list(self, request: ListImages | None = None) -> list[ImageSummary]:
+    def list(self, request: ListImages | None = None) -> builtins.list[ImageSummary]:
         self.twin.asked.append(request)
         return self.twin.images_there
 
@@ -238,7 +238,7 @@ class System:
         self.twin.asked.append(("inspect", name, kind))
         return self.twin.containers.inspect(name)
 
-    def df(self) -> list[Usage]:
+    def df(self) -> builtins.list[Usage]:
         return [
             Usage(kind="Images", total=2, active=1, size=4_000_000, reclaimable=1_000_000),
             Usage(kind="Build Cache", total=1, active=0, size=10, reclaimable=10),
@@ -252,7 +252,7 @@ class System:
     def info(self) -> dict[str, Any]:
         return {"ServerVersion": "0.1.0", "NCPU": 2, "MemTotal": 1 << 30, "Rootless": False}
 
-    def doctor(self) -> list[Finding]:
+    def doctor(self) -> builtins.list[Finding]:
         good = Finding(subject="kernel", state="ok", detail="6.1")
         return [good, *self.twin.findings]
 
@@ -273,7 +273,7 @@ class Volumes:
         self.twin.asked.append(("volume", name, tuple(labels)))
         return {"Name": name or "0" * 64}
 
-    def list(self, filters: Iterable[Filter] = ()) -> list[dict[str, Any]]:
+    def list(self, filters: Iterable[Filter] = ()) -> builtins.list[dict[str, Any]]:
         self.twin.asked.append(tuple(filters))
         return [{"Name": "data", "Driver": "local", "Labels": {"a": "b"}, "Mountpoint": "/m", "Scope": "local"}]
 
@@ -284,7 +284,7 @@ class Networks:
     def __init__(self, twin: Twin) -> None:
         self.twin = twin
 
-    def list(self, filters: Iterable[Filter] = ()) -> list[dict[str, Any]]:
+    def list(self, filters: Iterable[Filter] = ()) -> builtins.list[dict[str, Any]]:
         del filters
         return [{"Name": "bridge", "Id": "b" * 64, "Driver": "bridge", "Scope": "local"}]
 
