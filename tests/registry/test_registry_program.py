@@ -268,3 +268,19 @@ def test_the_program_is_light_to_import() -> None:
     code = "import sys, orlop.registry.server.program; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     assert not {"asyncio", "granian", "uvicorn", "bcrypt", "urllib3"} & set(loaded)
+
+
+def test_a_killed_test_run_leaves_no_registry(tmp_path: Path) -> None:
+    """If the process that used `testing.serving` is killed, the registry that it started ends by itself."""
+    code = f"""
+import os
+from orlop.registry.testing import serving
+with serving(root={str(tmp_path / "root")!r}, workers=2) as served:
+    print(served.process.pid, served.address, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert done.returncode == -signal.SIGKILL
+    pid, address = done.stdout.split()
+    until(lambda: not _runs(int(pid)))
+    until(lambda: not answers(address))

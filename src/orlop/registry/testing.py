@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from orlop.registry.server.files import FileStorage
 
 _SERVE = """
-import json, sys
+import json, os, signal, sys, threading
 from orlop.registry.server.program import ServeRequest, serve
+def watch():  # the end of standard input: whoever started this is gone, and may have been killed
+    while os.read(0, 4096):  # not sys.stdin: its lock, held here, would be held in forked workers too
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=watch, daemon=True).start()
 serve(ServeRequest(**json.loads(sys.argv[1])), announce=lambda line: print(line, flush=True))
 """
 _STOP_SECONDS = 20
@@ -53,8 +58,10 @@ class Served:
 def serving(**request: object) -> Iterator[Served]:
     """A registry in a process of its own; takes ServeRequest's fields. Without `addr` it is on a free loopback port."""
     request = {"addr": "127.0.0.1:0", "workers": 1} | request
-    process = subprocess.Popen([sys.executable, "-c", _SERVE, dumps(request).decode()], stdout=subprocess.PIPE)
+    argv = [sys.executable, "-c", _SERVE, dumps(request).decode()]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
+    assert process.stdin is not None
     try:
         line = process.stdout.readline().decode().strip()
         if not line.startswith("listening on "):
@@ -68,6 +75,7 @@ def serving(**request: object) -> Iterator[Served]:
             process.kill()
             process.wait()
         process.stdout.close()
+        process.stdin.close()
 
 
 def image(*layers: bytes, config: bytes = b"{}") -> tuple[Manifest, dict[str, bytes]]:
