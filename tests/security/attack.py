@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from command import Orlop
 
@@ -107,7 +107,7 @@ def image_over(base: bytes, name: str, members: list[Member], config: dict[str, 
     return archive(name, document, layers)
 
 
-def archive(name: str, document: dict[str, object], layers: list[bytes]) -> bytes:
+def archive(name: str, document: Mapping[str, object], layers: list[bytes]) -> bytes:
     """A docker archive of a config and layers, as they are, true or not."""
     names = [f"{number}/layer.tar" for number in range(len(layers))]
     manifest = [{"Config": "config.json", "RepoTags": [f"{name}:latest"], "Layers": names}]
