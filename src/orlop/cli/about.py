@@ -172,7 +172,7 @@ EVENTS = Command(
         Option(
             "filter", "f", "list", "KEY=VALUE", "Only what fits: type, event, container, image, volume, network, label"
         ),
-        _ONE,
+        Option("format", "", "text", "FORMAT", "'json', or a Go template for each event"),
         Option("since", "", "text", "TIME", "Begin with what happened then: 2026-01-31T12:00:00Z, or 10m"),
         Option("until", "", "text", "TIME", "End then"),
     ),

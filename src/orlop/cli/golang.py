@@ -77,7 +77,7 @@ def plain(data: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """`fmt.Sprint(value)`: `[a b]`, `map[k:v]`, `<nil>`, `true`, `1e+21`."""
+    """`fmt.Sprint(value)`: `[a b]`, `map[k:v]`, `<nil>`, `true`, `1e+06`."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -97,19 +97,26 @@ def show(value: Any) -> str:
 
 
 def show_float(value: float) -> str:
-    """A float as `%v` prints it: the shortest digits, an exponent below -4 or from 21 on."""
+    """A float as `%v` prints it: the shortest digits, with an exponent below -4 or from 6 on (1e+06, 999999.5)."""
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124  # how to ask for NaN
         return {"inf": "+Inf", "-inf": "-Inf"}.get(repr(value), "NaN")
-    mantissa, _, exponent = repr(value).partition("e")
-    if not exponent:
-        digits = len(mantissa.lstrip("-").partition(".")[0])
-        if abs(value) >= 1e-4 or value == 0:
-            return mantissa.removesuffix(".0") if digits <= 21 else f"{value:e}"
-        return mantissa
-    power = int(exponent)
-    if -4 <= power < 21:
-        return f"{value:.0f}" if power > 0 else f"{value:.{len(mantissa.replace('.', '').lstrip('-')) - power - 1}f}"
-    return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
+    text = repr(value).removeprefix("-")
+    sign = "-" if repr(value).startswith("-") else ""
+    mantissa, _, power = text.partition("e")
+    whole, _, part = mantissa.partition(".")
+    digits = (whole + part).lstrip("0")
+    exponent = len(whole) + int(power or 0) - (len(whole + part) - len(digits)) - 1
+    digits = digits.rstrip("0")
+    if not digits:
+        return f"{sign}0"
+    if not -4 <= exponent < 6:
+        tail = f".{digits[1:]}" if len(digits) > 1 else ""
+        return f"{sign}{digits[0]}{tail}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}"
+    if exponent < 0:
+        return f"{sign}0.{'0' * (-exponent - 1)}{digits}"
+    padded = digits.ljust(exponent + 1, "0")
+    tail = padded[exponent + 1 :]
+    return f"{sign}{padded[: exponent + 1]}{f'.{tail}' if tail else ''}"
 
 
 def truth(value: Any) -> bool:

@@ -145,6 +145,8 @@ class _Reader:
                 if not self.interspersed:
                     arguments += self.rest[::-1]
                     break
+        if "help" in self.named:
+            arguments += self.rest[::-1]  # `orlop --help ps` asks about ps
         for name, values in self.lists.items():
             self.values[name] = tuple(values)
         return Given(self.values, arguments, self.named)
