@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orlop.cli import units
 from orlop.cli.command import Command
-from orlop.cli.listing import FORMAT
+from orlop.cli.listoptions import FORMAT
 from orlop.cli.options import Option
 from orlop.cli.tables import Table, aligned, show, unescaped
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from orlop.cli.command import Command
+from orlop.cli.joining import DETACH_KEYS, check_terminal
 from orlop.cli.options import Option
-from orlop.cli.running import DETACH_KEYS, check_terminal
 from orlop.cli.variables import from_files_and_options
 from orlop.engine.requests import Exec, Stdio
 

@@ -6,7 +6,7 @@ import time
 
 from orlop.cli import units
 from orlop.cli.command import Command
-from orlop.cli.listing import FILTER, FORMAT, NO_TRUNC, filters, label_of, labels_text
+from orlop.cli.listoptions import FILTER, FORMAT, NO_TRUNC, filters, label_of, labels_text
 from orlop.cli.options import Option
 from orlop.cli.session import tell
 from orlop.cli.tables import Table, show

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from orlop.cli.command import Command
+from orlop.cli.joining import DETACH_KEYS, SIG_PROXY, check_terminal
 from orlop.cli.options import Option, UsageError
-from orlop.cli.running import DETACH_KEYS, SIG_PROXY, check_terminal
 from orlop.engine.requests import Stdio
 from orlop.errors import FailedPrecondition
 

@@ -7,23 +7,19 @@ import time
 from orlop.cli import units
 from orlop.cli.command import Command
 from orlop.cli.golang import quoted
-from orlop.cli.options import Option, UsageError
+from orlop.cli.listoptions import FILTER, FORMAT, NO_TRUNC, filters, label_of, labels_text
+from orlop.cli.options import Option
 from orlop.cli.tables import Table, aligned, show
-from orlop.engine.requests import Filter, ListContainers
+from orlop.engine.requests import ListContainers
 from orlop.errors import NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from orlop.cli.options import Given
     from orlop.cli.session import Session
     from orlop.engine.requests import ContainerSummary
-
-FILTER = Option("filter", "f", "list", "KEY=VALUE", "Show only what fits")
-FORMAT = Option("format", "", "text", "FORMAT", "'table', 'table TEMPLATE', 'json', or a Go template for each row")
-NO_TRUNC = Option("no-trunc", "", "flag", "", "Do not cut long columns")
 
 CONTAINERS = Table(
     {
@@ -45,28 +41,6 @@ CONTAINERS = Table(
     ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"),
     quiet="ID",
 )
-
-
-def filters(texts: Iterable[str]) -> tuple[Filter, ...]:
-    """`--filter KEY=VALUE` texts as the engine takes them."""
-    found = []
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"-f, --filter is {text!r}", hint="write --filter KEY=VALUE", exit_code=1)
-        negated = key.endswith("!")
-        found.append(Filter(key=key.removesuffix("!").strip().lower() + "!" * negated, value=value.strip()))
-    return tuple(found)
-
-
-def labels_text(labels: Mapping[str, str]) -> str:
-    """Labels in one cell: "a=1,b=2"."""
-    return ",".join(f"{name}={labels[name]}" for name in sorted(labels))
-
-
-def label_of(labels: Mapping[str, str]) -> Callable[[str], str]:
-    """`{{.Label "name"}}` of a template."""
-    return lambda name: labels.get(name, "")
 
 
 def container_row(row: ContainerSummary, now: float, *, whole: bool) -> dict[str, Any]:

@@ -10,7 +10,6 @@ The grammar is docker's (GNU's): `--name VALUE`, `--name=VALUE`, `-n VALUE`, `-n
 
 from __future__ import annotations
 
-from orlop.cli import units
 from orlop.errors import InvalidArgument
 
 TYPE_CHECKING = False
@@ -231,10 +230,10 @@ def _converted(option: Option, text: str) -> Any:
     try:
         if option.kind == "int":
             return _integer(text)
-        if option.kind == "size":
-            return units.parse_size(text)
-        if option.kind == "cpus":
-            return units.parse_cpus(text)
+        if option.kind in {"size", "cpus"}:
+            from orlop.cli import units
+
+            return units.parse_size(text) if option.kind == "size" else units.parse_cpus(text)
     except InvalidArgument as error:
         raise UsageError(f"{option.shown}: {error.message}", hint=error.hint) from error
     if option.choices and text not in option.choices:

@@ -6,7 +6,7 @@ import sys
 
 from orlop.cli import units
 from orlop.cli.command import Command
-from orlop.cli.listing import filters
+from orlop.cli.listoptions import filters
 from orlop.cli.options import Option
 from orlop.engine.requests import Prune
 

@@ -7,7 +7,7 @@ import time
 
 from orlop.cli import units
 from orlop.cli.command import Command
-from orlop.cli.listing import FORMAT, NO_TRUNC
+from orlop.cli.listoptions import FORMAT, NO_TRUNC
 from orlop.cli.options import Option
 from orlop.cli.tables import Table, render
 from orlop.engine.requests import ListContainers

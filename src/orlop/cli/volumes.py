@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orlop.cli.command import Command
-from orlop.cli.listing import FILTER, FORMAT, filters, label_of, labels_text
+from orlop.cli.listoptions import FILTER, FORMAT, filters, label_of, labels_text
 from orlop.cli.options import Option, UsageError
 from orlop.cli.tables import Table, show
 
