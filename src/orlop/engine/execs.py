@@ -86,8 +86,12 @@ def execute(engine: Engine, request: Exec, stdio: Stdio | None) -> int:
         return terminals.execute(record.id, given, state_root=state_root, stdio=stdio)
     from orlop.runtime import execute as programs
 
-    stdin = stdio.stdin if stdio.stdin >= 0 else os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    return programs.execute(record.id, given, state_root=state_root, stdio=(stdin, stdio.stdout, stdio.stderr))
+    nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        streams = (nothing if stdio.stdin < 0 else stdio.stdin, stdio.stdout, stdio.stderr)
+        return programs.execute(record.id, given, state_root=state_root, stdio=streams)
+    finally:
+        os.close(nothing)
 
 
 def _argv(engine: Engine, record: ContainerRecord, program: str, given: dict[str, Any], *more: str) -> list[str]:
