@@ -95,7 +95,9 @@ def test_restarts_are_counted_and_end(orlop: Orlop, busybox: str) -> None:
 def test_a_waiting_restart_can_be_called_off(orlop: Orlop, busybox: str) -> None:
     """Between two runs the state is restarting: rm wants force, stop ends it for good, start brings it back."""
     orlop("run", "-d", "--name", "loop", "--restart", "always", busybox, "true")
-    _until(lambda: int(_shown(orlop, "loop", "{{.RestartCount}}")) >= 3)
+    _until(
+        lambda: int(_shown(orlop, "loop", "{{.RestartCount}}")) >= 5
+    )  # the wait doubles each time: long enough to look
     _until(lambda: _shown(orlop, "loop", "{{.State.Restarting}}") == "true")
 
     assert "Restarting (0)" in orlop("ps", "--format", "{{.Status}}")

@@ -51,7 +51,7 @@ OPTIONS = (
     Option("init", "", "flag", "", "Run a small init that reaps processes and passes signals on"),
     Option("interactive", "i", "flag", "", "Keep standard input open"),
     Option("ip", "", "text", "IP", "IPv4 address of the container"),
-    Option("ipc", "", "text", "MODE", "IPC namespace (host, private, none, shareable, container:NAME)"),
+    Option("ipc", "", "text", "MODE", "IPC namespace (private, shareable, host, container:NAME)"),
     Option("label", "l", "list", "KEY[=VALUE]", "Set metadata on the container"),
     Option("label-file", "", "list", "FILE", "Read labels from a file, one a line", complete="file"),
     Option("log-driver", "", "text", "NAME", "Where output is logged (json-file, none)"),
@@ -75,7 +75,7 @@ OPTIONS = (
     Option("no-healthcheck", "", "flag", "", "Do not run the image's HEALTHCHECK"),
     Option("oom-kill-disable", "", "flag", "", "Do not kill the program when memory runs out"),
     Option("oom-score-adj", "", "int", "N", "How readily the kernel kills it when memory runs out, -1000 to 1000"),
-    Option("pid", "", "text", "MODE", "PID namespace (host, container:NAME)"),
+    Option("pid", "", "text", "MODE", "PID namespace (private, host, container:NAME)"),
     Option("pids-limit", "", "int", "N", "Most processes and threads; -1 for unlimited"),
     Option("platform", "", "text", "OS/ARCH", "Platform of the image"),
     Option("privileged", "", "flag", "", "All capabilities, all devices, nothing masked"),
@@ -98,8 +98,8 @@ OPTIONS = (
     Option("tty", "t", "flag", "", "Give the program a terminal"),
     Option("ulimit", "", "list", "NAME=SOFT[:HARD]", "Resource limits of the program"),
     Option("user", "u", "text", "USER[:GROUP]", "User and group, as names or ids"),
-    Option("userns", "", "text", "MODE", "User namespace (host, auto)"),
-    Option("uts", "", "text", "MODE", "UTS namespace (host)"),
+    Option("userns", "", "text", "MODE", "User namespace (host)"),
+    Option("uts", "", "text", "MODE", "UTS namespace (private, host)"),
     Option(
         "volume", "v", "list", "SOURCE:PATH[:OPTIONS]", "Mount a volume or a folder of this machine", complete="volume"
     ),
