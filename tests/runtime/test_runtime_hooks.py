@@ -42,7 +42,7 @@ def test_hooks_run_at_their_points(box: Box) -> None:
     notes = {kind: (host, state) for kind, host, state in _notes(box)}
     assert list(notes) == list(kinds)
     assert {kind: notes[kind][1]["status"] for kind in kinds} == {
-        "prestart": "creating",
+        "prestart": "created",
         "createRuntime": "creating",
         "createContainer": "creating",
         "startContainer": "created",

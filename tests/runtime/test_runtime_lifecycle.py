@@ -108,10 +108,13 @@ def test_a_running_container_is_not_deleted(box: Box) -> None:
     assert box.leftovers() == []
 
 
-def test_a_created_container_can_be_deleted(box: Box) -> None:
-    """What was created and never started goes without force, and its init with it."""
+def test_a_created_container_is_not_deleted(box: Box) -> None:
+    """What was created and never started is not stopped: it goes by force only, and its init with it."""
     created = box.create("/bin/sleep", "100")
-    lifecycle.delete(created.container.id, state_root=box.state_root)
+    with pytest.raises(FailedPrecondition, match="created"):
+        lifecycle.delete(created.container.id, state_root=box.state_root)
+    assert box.status(created) == "created"
+    lifecycle.delete(created.container.id, state_root=box.state_root, force=True)
     assert not created.container.alive
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from orlop.errors import FailedPrecondition, InvalidArgument, OrlopError
 from orlop.linux import mounts
-from orlop.runtime import overlays, sources
+from orlop.runtime import lifecycle, overlays, sources
 from orlop.runtime.request import RootMount
 
 if TYPE_CHECKING:
@@ -449,11 +448,29 @@ def test_nothing_is_left_open(box: Box, shared: Path) -> None:
 
 
 def test_no_mount_namespace(box: Box) -> None:
-    """Without a mount namespace there is a chroot and nothing else; mounts are then refused, not made on the host."""
+    """Without a mount namespace all is mounted where we are, as the specification has it, and goes with the container."""
     box.without("mount")
     with pytest.raises(InvalidArgument, match="mount namespace"):
         box.create("/bin/true")
-    box.spec["mounts"] = []
     box.linux["maskedPaths"], box.linux["readonlyPaths"] = [], []
-    assert "bin" in box.sh("ls /").out
-    assert subprocess.run(["mountpoint", "-q", str(box.rootfs / "proc")], check=False).returncode
+    created = box.running("/bin/sleep", "100")
+    assert os.readlink(f"/proc/{created.container.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    assert mounts.mounted_at(str(box.rootfs / "proc"))
+    assert box.execute(created, "/bin/cat", "/etc/passwd").out == (box.rootfs / "etc/passwd").read_text()
+    box.kill(created)
+    lifecycle.delete(created.container.id, state_root=box.state_root)
+    assert not mounts.mounted_at(str(box.rootfs / "proc"))
+    box.spec["mounts"].append({"destination": "/x", "type": "nosuchfs", "source": "x"})
+    with pytest.raises(OrlopError):
+        box.create("/bin/true")
+    assert not mounts.mounted_at(str(box.rootfs))
+
+
+def test_the_table_has_the_specs_order(box: Box, shared: Path) -> None:
+    """The mount table inside lists the mounts in the order of the spec, bind mounts among the others."""
+    box.bind(shared, "/first")
+    box.spec["mounts"].append({"destination": "/second", "type": "tmpfs", "source": "tmpfs"})
+    box.bind(shared, "/third", "bind", "ro")
+    targets = list(_table(box.sh("cat /proc/self/mountinfo").out))
+    wanted = [entry["destination"] for entry in box.spec["mounts"]]
+    assert [target for target in targets if target in wanted] == wanted

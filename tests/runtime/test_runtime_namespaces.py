@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,13 +75,18 @@ def test_a_pod(box: Box) -> None:
 
 
 def test_a_mount_namespace_can_be_joined(box: Box) -> None:
-    """With another's mount namespace, its file system is what there is; root and mounts are not set up."""
-    first = box.running("/bin/sleep", "100")
-    box.with_namespace("mount", f"/proc/{first.container.pid}/ns/mnt")
-    box.spec["mounts"] = []
-    box.linux["maskedPaths"], box.linux["readonlyPaths"] = [], []
-    assert "sleep" in box.sh("ls /bin").out
-    box.kill(first)
+    """With another's mount namespace, root and mounts are made there; whose it is keeps its own root."""
+    with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "1000"]) as other:
+        until(lambda: _of(other.pid, "mount") != _of("self", "mount"))
+        box.with_namespace("mount", f"/proc/{other.pid}/ns/mnt")
+        box.linux["maskedPaths"], box.linux["readonlyPaths"] = [], []
+        created = box.running("/bin/sleep", "100")
+        assert _of(created.container.pid, "mount") == _of(other.pid, "mount")
+        assert os.readlink(f"/proc/{other.pid}/root") == "/"
+        assert os.path.exists(f"/proc/{created.container.pid}/root/proc/1")
+        assert box.execute(created, "/bin/cat", "/etc/passwd").out == (box.rootfs / "etc/passwd").read_text()
+        box.kill(created)
+        other.kill()
 
 
 def test_a_namespace_that_is_gone(box: Box) -> None:

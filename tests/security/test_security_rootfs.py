@@ -87,7 +87,7 @@ def test_mounts_over_the_kernels_folders(arena: Orlop, image: Callable[..., str]
 
 
 @pytest.mark.parametrize(
-    "folder", [*(f"/proc/self/fd/{fd}" for fd in range(3, 24)), "/proc/1/root/..", "/proc/self/cwd"]
+    "folder", [*(f"/proc/self/fd/{fd}" for fd in range(3, 15)), "/proc/1/root/..", "/proc/self/cwd"]
 )
 def test_working_folder(arena: Orlop, image: Callable[..., str], folder: str) -> None:
     """A WORKDIR of /proc/self/fd/N (CVE-2024-21626) is refused or leads nowhere but into the container."""
@@ -107,13 +107,13 @@ def test_working_folder(arena: Orlop, image: Callable[..., str], folder: str) ->
 
 def test_working_folder_of_exec(arena: Orlop, image: Callable[..., str], host_file: Path) -> None:
     """The same for `exec -w`, and for a WORKDIR that is a symlink to a descriptor, while descriptors are inherited."""
-    hostile = image(*(attack.link(f"fd{fd}", f"/proc/self/fd/{fd}") for fd in range(3, 24)))
+    hostile = image(*(attack.link(f"fd{fd}", f"/proc/self/fd/{fd}") for fd in range(3, 15)))
     name = attack.unique("cwd")
     arena("run", "-d", "--network", "none", "--name", name, hostile, "sleep", "1000")
     inherited = os.open(host_file.parent, os.O_RDONLY)
     try:
         os.set_inheritable(inherited, True)
-        for fd in range(3, 24):
+        for fd in range(3, 15):
             for folder in (f"/fd{fd}", f"/proc/self/fd/{fd}", f"/fd{fd}/made"):
                 done = arena.run("exec", "-w", folder, name, "cat", host_file.name, f"../{host_file.name}")
                 assert "the host's own" not in done.stdout

@@ -10,7 +10,7 @@ import os
 import time
 
 from orlop.errors import FailedPrecondition, Internal, OrlopError
-from orlop.linux import capabilities, cgroups, namespaces, process
+from orlop.linux import capabilities, cgroups, mounts, namespaces, process
 from orlop.runtime import barrier, channel, errors, hooks
 from orlop.runtime import exit as exits
 from orlop.runtime import spec as specs
@@ -132,6 +132,7 @@ class _Making:
             rootfs=launch.root_path,
             oci_version=spec["ociVersion"],
             cgroup=launch.cgroup.path if launch.cgroup else "",
+            own_mounts="mount" in launch.namespaces.new,
             own_pids="pid" in launch.namespaces.new,
             annotations=spec.get("annotations") or {},
         )
@@ -220,6 +221,8 @@ class _Making:
             elif "hooks" in message:
                 self._run_hooks(pid)
                 ours.send(hooked=True)
+            elif "attached" in message:
+                self._container = self._container.replace(mounted=self._launch.root_path)
             elif "created" in message:
                 return
             elif "error" in message:
@@ -244,9 +247,10 @@ class _Making:
 
     def _run_hooks(self, pid: int) -> None:
         given: dict[str, Any] = self._launch.spec.get("hooks") or {}
-        state = states.oci_state(self._container.replace(pid=pid), states.CREATING)
-        for kind in ("prestart", "createRuntime"):
-            hooks.run(kind, given.get(kind) or (), state)
+        container = self._container.replace(pid=pid)
+        # prestart is from when the specification had no hooks within create: it expects the container to be created
+        hooks.run("prestart", given.get("prestart") or (), states.oci_state(container, states.CREATED))
+        hooks.run("createRuntime", given.get("createRuntime") or (), states.oci_state(container, states.CREATING))
 
     def _undo(self, pid: int) -> None:
         """Init and its cgroup must not outlive a failure."""
@@ -258,6 +262,8 @@ class _Making:
             os.waitpid(pid, 0)
         if self._terminal >= 0:
             os.close(self._terminal)
+        if self._container.mounted:
+            mounts.unmount(self._container.mounted, mounts.MNT_DETACH)
         if self._launch.cgroup is not None:
             _clear(self._launch.cgroup)
 

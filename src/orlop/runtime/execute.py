@@ -270,9 +270,16 @@ class _Joining:
         if self._first_cpus:
             os.sched_setaffinity(0, self._first_cpus)
         membership.join(self._groups)
-        hygiene.seal((0, 1, 2, *self._extra, pidfd, theirs.fd, *program.descriptors))
+        root = -1
+        if not self._container.own_mounts:
+            root = os.open(f"/proc/{self._container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        hygiene.seal((0, 1, 2, *self._extra, pidfd, root, theirs.fd, *program.descriptors))
         namespaces.setns(pidfd, flags & ~namespaces.CLONE_NEWPID)
         os.close(pidfd)
+        if root >= 0:
+            os.fchdir(root)
+            os.chroot(".")
+            os.close(root)
         if flags & namespaces.CLONE_NEWUSER:
             become_root()
             process.set_dumpable(False)

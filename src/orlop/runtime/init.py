@@ -129,18 +129,15 @@ class Init:
 
     def _file_system(self) -> None:
         launch = self._launch
-        if "mount" not in launch.namespaces.new:
+        own = "mount" in launch.namespaces.new
+        if own:
+            launch.cut_off()
+        else:
             self._await_cgroup()
-            self._create_hooks()
-            drop_bounding(self._program.sets.bounding)
             launch.namespaces.join(("mount",))
-            if "mount" not in launch.namespaces.joins:
-                os.chroot(launch.root_path)
-                os.chdir("/")
-            self._plain_terminal()
-            return
-        launch.cut_off()
-        root = rootfs.attach_root(launch.root_fd, launch.root_path, shared=launch.shared)
+        root = rootfs.attach_root(launch.root_fd, launch.root_path, shared=own and launch.shared, elsewhere=own)
+        if launch.mounts_outside:
+            self._channel.send(attached=True)
         self._mount_all(root)
         self._await_cgroup()
         if rootfs.needs_devices(launch.sources):
@@ -151,7 +148,8 @@ class Init:
         root.protect(launch.readonly_paths)
         root.mask(launch.masked_paths)
         drop_bounding(self._program.sets.bounding)
-        root.enter(pivot=launch.pivot)
+        how = "chroot" if not own else "pivot" if launch.pivot else "move"
+        root.enter(how)
         root.finish(readonly=launch.root_readonly, propagation=launch.propagation)
 
     def _mount_all(self, root: rootfs.Root) -> None:
@@ -214,12 +212,6 @@ class Init:
         finally:
             os.close(pts)
         self._use_terminal(master, slave)
-
-    def _plain_terminal(self) -> None:
-        """Without a mount namespace: a terminal of whatever devpts there is."""
-        if self._program.terminal:
-            master, _, slave = terminal.open_pty()
-            self._use_terminal(master, slave)
 
     def _use_terminal(self, master: int, slave: int) -> None:
         take_terminal(self._program.size, master, slave)

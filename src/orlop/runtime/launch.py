@@ -112,19 +112,22 @@ class Launch:
             raise
 
     def _open(self, spec: dict[str, Any], root: RootMount | None, propagation: str) -> None:
-        """Open the root and the sources of mounts, where there is a mount namespace to put them into."""
-        if "mount" in self.namespaces.new:
-            self.root_fd = sources.open_root(root, self.root_path, propagation)
-            self.sources = sources.prepare(spec, self.bundle)
-            self.nodes = nodes.prepare(spec, bind=self.namespaces.has_own("user"))
-            self.has_terminals = any(source.destination == "/dev/pts" for source in self.sources)
-            return
-        self.has_terminals = False
-        if root is not None or spec.get("mounts") or self.masked_paths or self.readonly_paths:
+        """Open the root and the sources of mounts."""
+        own = "mount" in self.namespaces.new
+        if not own and (self.masked_paths or self.readonly_paths):
             raise InvalidArgument(
-                "mounts and masked paths need a mount namespace of the container's own",
+                "masked and read-only paths need a mount namespace of the container's own",
                 hint='add {"type": "mount"} to linux.namespaces',
             )
+        self.root_fd = sources.open_root(root, self.root_path, propagation)
+        self.sources = sources.prepare(spec, self.bundle, late=own and not self.namespaces.has_own("user"))
+        self.nodes = nodes.prepare(spec, bind=self.namespaces.has_own("user"))
+        self.has_terminals = any(source.destination == "/dev/pts" for source in self.sources)
+
+    @property
+    def mounts_outside(self) -> bool:
+        """Whether the root is mounted in the namespace that we are in ourselves: then `delete` takes it down."""
+        return not self.namespaces.has_own("mount")
 
     def _check_user(self) -> None:
         if "user" not in self.namespaces.new:

@@ -10,7 +10,7 @@ import select
 import time
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
-from orlop.linux import cgroups, process
+from orlop.linux import cgroups, mounts, process
 from orlop.runtime import barrier, hooks
 from orlop.runtime import state as states
 from orlop.runtime.creation import Created, create, ignore
@@ -145,7 +145,7 @@ def delete(container_id: str, *, state_root: str, force: bool = False, warn: Cal
         container, _ = states.load(state_root, container_id)
         if container.alive:
             word = _status(container, directory.path)
-            if not force and word != states.CREATED:
+            if not force:
                 raise FailedPrecondition(
                     f"container {container_id} is {word}, only a stopped one can be deleted",
                     hint="kill it first, or use --force",
@@ -156,6 +156,8 @@ def delete(container_id: str, *, state_root: str, force: bool = False, warn: Cal
             if group.pids():
                 group.kill()
             group.delete()
+        if container.mounted:
+            mounts.unmount(container.mounted, mounts.MNT_DETACH)
         try:
             given = states.config(directory.path).get("hooks") or {}
         except FileNotFoundError:

@@ -48,6 +48,7 @@ class Program:
         "argv",
         "by_proc",
         "cwd",
+        "entered",
         "environment",
         "exe",
         "gid",
@@ -104,7 +105,7 @@ class Program:
         self.seccomp_flags = 0
         self.listener: dict[str, Any] = {}
         self.listener_socket: _socket.socket | None = None
-        self.by_proc = False
+        self.by_proc = self.entered = False
         self.memfd = self.reply_fd = self.hook_memfd = self.hook_fd = -1
         self.exe: tuple[int, int] = (0, 0)
         profile = linux.get("seccomp")
@@ -192,6 +193,7 @@ class Program:
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise
+        self.entered = False
         try:
             os.chdir(self.cwd)
         except PermissionError:
@@ -202,6 +204,7 @@ class Program:
                 hint="make it in the image, or choose another (--workdir)",
             ) from error
         self._check_folder()
+        self.entered = True
 
     def _check_folder(self) -> None:
         try:
@@ -233,6 +236,12 @@ class Program:
         missing = capabilities.become(self.uid, self.gid, self.groups, self.sets)
         if self.no_new_privs:
             process.set_no_new_privs()
+        if not self.entered:
+            self._enter_as_user()
+        return missing
+
+    def _enter_as_user(self) -> None:
+        """Go to the working folder that was closed to root: one of a network file system, say."""
         try:
             os.chdir(self.cwd)
         except OSError as error:
@@ -240,7 +249,6 @@ class Program:
                 f"the working folder {self.cwd} cannot be entered by user {self.uid}: {error.strerror}"
             ) from error
         self._check_folder()
-        return missing
 
     def execute(self, path: str, head: bytes) -> NoReturn:
         """Execute the file. A failure is raised or, once the trampoline runs, written to the reply descriptor."""

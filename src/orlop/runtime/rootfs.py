@@ -75,6 +75,7 @@ class Root:
         """Attach a prepared bind mount at its destination."""
         if source.destination == "/":
             raise InvalidArgument("nothing can be mounted on the container's root", hint="see root.path instead")
+        source.open()
         place = self.directory(source.destination) if source.directory else self.file(source.destination)
         try:
             mounts.move_mount(source.fd, "", place, "")
@@ -189,16 +190,21 @@ class Root:
 
     # --- moving in
 
-    def enter(self, *, pivot: bool = True) -> None:
-        """Make this the root of the mount namespace (or, without `pivot`, only of this process) and go to it."""
+    def enter(self, how: str) -> None:
+        """Go to this root.
+
+        "pivot" makes it that of the mount namespace, "move" does so where pivot_root cannot be used (a ramdisk),
+        "chroot" makes it the root of this process alone, in a namespace that others use.
+        """
         os.fchdir(self.fd)
-        if pivot:
+        if how == "pivot":
             # The old root ends up on top of the new one: there it can be let go, and needs no folder. Nothing of this
             # reaches the host, because `Launch.cut_off` has cut its mounts off.
             mounts.pivot_root(".", ".")
             mounts.unmount(".", mounts.MNT_DETACH)
         else:
-            mounts.mount(".", "/", "", mounts.MS_MOVE)
+            if how == "move":
+                mounts.mount(".", "/", "", mounts.MS_MOVE)
             os.chroot(".")
         os.chdir("/")
 
@@ -214,11 +220,11 @@ class Root:
             mounts.mount("", "/", "", propagation)
 
 
-def attach_root(fd: int, path: str, *, shared: bool) -> Root:
-    """Hang the detached root `fd` into this mount namespace, at `path` where that can be reached."""
+def attach_root(fd: int, path: str, *, shared: bool, elsewhere: bool = True) -> Root:
+    """Hang the detached root `fd` into this mount namespace: at `path` or, if need be and allowed, `elsewhere`."""
     if shared:
         _make_parent_private(path)
-    for place in (path, *_HANGERS):
+    for place in (path, *(_HANGERS if elsewhere else ())):
         try:
             mounts.move_mount(fd, "", mounts.AT_FDCWD, place, mounts.MOVE_MOUNT_T_SYMLINKS)
         except OSError as error:

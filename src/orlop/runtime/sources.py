@@ -42,13 +42,27 @@ _PRIVATE = ("private", "rprivate", "unbindable", "runbindable")
 class Source:
     """One mount of the spec, ready to be attached.
 
-    `fd` is the detached tree of a bind mount, or -1. `kind` is the spec's type ("bind" for every bind mount).
+    `fd` is the detached tree of a bind mount, or -1 (yet). `kind` is the spec's type ("bind" for every bind mount).
     `extensions` are the options that are orlop's to act on, not the kernel's.
     """
 
-    __slots__ = ("data", "destination", "directory", "extensions", "fd", "flags", "kind", "options", "source")
+    __slots__ = (
+        "data", "destination", "directory", "entry", "extensions", "fd", "flags", "inherited", "kind", "options",
+        "path", "source",
+    )  # fmt: skip
 
-    def __init__(self, destination: str, kind: str, source: str, options: mountoptions.MountOptions) -> None:
+    def __init__(
+        self,
+        destination: str,
+        kind: str,
+        source: str,
+        options: mountoptions.MountOptions,
+        entry: dict[str, Any],
+        inherited: str,
+    ) -> None:
+        self.entry = entry
+        self.inherited = inherited
+        self.path = ""
         self.destination = destination
         self.kind = kind
         self.source = source
@@ -60,20 +74,44 @@ class Source:
         self.fd = -1
         self.directory = True
 
+    def open(self) -> None:
+        """Open the source of a bind mount as a detached tree with all its flags; nothing to do when that was done."""
+        if self.fd >= 0:
+            return
+        recursive = bool(self.flags & mounts.MS_REC) or self.entry.get("type") == "rbind"
+        self.fd = clone(self.path, recursive=recursive, follow="src-nofollow" not in self.extensions)
+        self.directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
+        if self.maps_ids:
+            _map_ids(self, self.entry)
+        _set_attributes(self, self.path)
+        set_propagation(self.fd, self.inherited, self.options.propagation)
 
-def prepare(spec: dict[str, Any], bundle: str, *, opening: bool = True) -> list[Source]:
-    """The spec's mounts in order, the sources of bind mounts opened (not with `opening` False: for inspection).
+    @property
+    def maps_ids(self) -> bool:
+        """Whether owners are shown shifted."""
+        return bool({"idmap", "ridmap"} & self.extensions or self.entry.get("uidMappings"))
 
-    NotFound for a missing source; the caller closes every `fd`, also after an error (none is left open then).
+
+def prepare(spec: dict[str, Any], bundle: str, *, late: bool = False) -> list[Source]:
+    """The spec's mounts in order, the sources of bind mounts opened.
+
+    With `late` init itself opens what it can reach, so that the mount table has the order of the spec (the kernel sorts
+    it by when mounts were made). NotFound for a missing source; the caller closes every `fd`, also after an error (none
+    is left open then).
     """
     inherited = (spec.get("linux") or {}).get("rootfsPropagation") or ""
     found: list[Source] = []
     try:
         for entry in spec.get("mounts") or ():
-            source = _source(entry)
+            source = _source(entry, inherited)
             found.append(source)
-            if source.kind == "bind" and opening:
-                _open_bind(source, entry, bundle, inherited)
+            if source.kind != "bind":
+                continue
+            source.path = os.path.join(bundle, source.source)
+            if not late or source.maps_ids or inherited in _SHARED or source.path.startswith("/proc/"):
+                source.open()
+            elif not os.path.lexists(source.path):
+                raise _missing(source.path)
     except BaseException:
         close(found)
         raise
@@ -88,7 +126,11 @@ def close(sources: Sequence[Source]) -> None:
             source.fd = -1
 
 
-def _source(entry: dict[str, Any]) -> Source:
+def _missing(path: str) -> NotFound:
+    return NotFound(f"the mount source {path} does not exist", hint="create it first")
+
+
+def _source(entry: dict[str, Any], inherited: str) -> Source:
     options = mountoptions.parse_options(entry.get("options") or ())
     kind = entry.get("type") or ""
     if options.flags & mounts.MS_BIND or kind in ("bind", "rbind"):
@@ -97,18 +139,7 @@ def _source(entry: dict[str, Any]) -> Source:
         raise InvalidArgument(f"the mount on {entry['destination']} has no type and is not a bind mount")
     # Relative destinations are an old habit of the specification, counted from the root.
     destination = "/" + entry["destination"].strip("/")
-    return Source(destination, kind, entry.get("source") or "", options)
-
-
-def _open_bind(source: Source, entry: dict[str, Any], bundle: str, inherited: str) -> None:
-    path = os.path.join(bundle, source.source)
-    recursive = bool(source.flags & mounts.MS_REC) or entry.get("type") == "rbind"
-    source.fd = clone(path, recursive=recursive, follow="src-nofollow" not in source.extensions)
-    source.directory = stat.S_ISDIR(os.fstat(source.fd).st_mode)
-    if {"idmap", "ridmap"} & source.extensions or entry.get("uidMappings"):
-        _map_ids(source, entry)
-    _set_attributes(source, path)
-    set_propagation(source.fd, inherited, source.options.propagation)
+    return Source(destination, kind, entry.get("source") or "", options, entry, inherited)
 
 
 def clone(path: str, *, recursive: bool, follow: bool = True) -> int:
@@ -122,7 +153,7 @@ def clone(path: str, *, recursive: bool, follow: bool = True) -> int:
             return _clone_of(parts[2], f"/{parts[4]}", flags | mounts.AT_SYMLINK_NOFOLLOW)
         return mounts.open_tree(mounts.AT_FDCWD, path, flags)
     except FileNotFoundError as error:
-        raise NotFound(f"the mount source {path} does not exist", hint="create it first") from error
+        raise _missing(path) from error
     except OSError as error:
         if error.errno == errno.ENOSYS:
             raise Unimplemented("this kernel cannot clone mounts", hint="orlop needs Linux 5.12 or later") from error

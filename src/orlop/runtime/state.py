@@ -57,6 +57,8 @@ class Container(Value):
     rootfs: str = ""
     oci_version: str = ""
     cgroup: str = ""  # as linux.cgroups.Cgroup takes it; "" for none
+    mounted: str = ""  # where its root is mounted on the host, without a mount namespace of its own
+    own_mounts: bool = True  # a mount namespace of its own: its root is that of the namespace
     own_pids: bool = True  # a PID namespace of its own: init's end is everybody's
     annotations: Mapping[str, str] = jsontext.EMPTY
 
