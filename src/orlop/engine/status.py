@@ -17,7 +17,7 @@ import time
 
 from orlop.engine import moments
 from orlop.errors import FailedPrecondition, OrlopError
-from orlop.linux import process
+from orlop.linux import process, wholefile
 from orlop.oci import jsontext
 from orlop.runtime import exit as exit_record
 from orlop.values import Value
@@ -94,14 +94,8 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 
 def write_json(path: str, value: dict[str, Any]) -> None:
-    """Write beside, then rename: a reader sees the old or the new, never half. Not durable: run files die at boot."""
-    beside = f"{path}.{os.getpid()}"
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, jsontext.dumps(value))
-    finally:
-        os.close(descriptor)
-    os.rename(beside, path)
+    """What `read_json` reads: the old or the new, never half. Not durable: run files die at boot."""
+    wholefile.write(path, jsontext.dumps(value))
 
 
 def launch_record(root: Root, container: str) -> dict[str, Any] | None:

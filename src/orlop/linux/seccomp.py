@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import InvalidArgument
+from orlop.linux import wholefile
 from orlop.linux.capabilities import DEFAULT
 
 TYPE_CHECKING = False
@@ -114,10 +115,7 @@ def _kept(path: str) -> bytes:
 def _keep(path: str, program: bytes) -> bytes:
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        beside = f"{path}.{os.getpid()}"
-        with open(beside, "wb") as file:
-            file.write(program)
-        os.rename(beside, path)
+        wholefile.write(path, program)
     except OSError:  # a read-only or full disk: the program is compiled again next time
         return program
     return program

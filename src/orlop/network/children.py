@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from orlop.linux import process
+from orlop.linux import process, wholefile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ def remember(pid_file: str, pid: int) -> None:
         ticks = process.start_ticks(pid)
     except ProcessLookupError:
         return
-    beside = f"{pid_file}.new"
-    with open(beside, "w", encoding="ascii") as file:
-        file.write(f"{pid} {ticks}\n")
-    os.rename(beside, pid_file)
+    wholefile.write(pid_file, f"{pid} {ticks}\n".encode("ascii"), mode=0o644)
 
 
 def running(pid_file: str) -> int:
@@ -71,10 +68,7 @@ def stop(pid_file: str) -> None:
     pid = running(pid_file)
     if pid:
         _end(pid)
-    try:
-        os.unlink(pid_file)
-    except FileNotFoundError:
-        return
+    wholefile.forget(pid_file)
 
 
 def _end(pid: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import FailedPrecondition, InvalidArgument
+from orlop.linux import wholefile
 from orlop.oci.jsontext import dumps, load_object, pretty
 from orlop.values import Value
 
@@ -133,7 +134,6 @@ class Keychain:
         if not self._path:
             raise FailedPrecondition("there is no file to keep credentials in")
         path = os.path.realpath(self._path)  # a link from a folder of dot files stays a link
-        beside = f"{path}.{os.getpid()}.new"
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -141,12 +141,7 @@ class Keychain:
                 fcntl.flock(folder, fcntl.LOCK_EX)
                 config = self._load()
                 change(config)
-                file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-                with open(file, "wb") as out:
-                    out.write(pretty(config).encode() + b"\n")
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.rename(beside, path)
+                wholefile.write(path, pretty(config).encode() + b"\n", durable=True)
             finally:
                 os.close(folder)
         except OSError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented
+from orlop.linux import wholefile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,13 +116,8 @@ def module() -> ModuleType:
 
 
 def _write(path: str, users: Mapping[str, bytes]) -> None:
-    beside = f"{path}.{os.getpid()}.new"
+    lines = (name.encode() + b":" + hashed + b"\n" for name, hashed in users.items())
     try:
-        file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(file, "wb") as out:
-            out.writelines(name.encode() + b":" + hashed + b"\n" for name, hashed in users.items())
-            out.flush()
-            os.fsync(out.fileno())
-        os.rename(beside, path)
+        wholefile.write(path, b"".join(lines), durable=True)
     except OSError as error:
         raise FailedPrecondition(f"cannot write the password file {path}: {error.strerror}") from error

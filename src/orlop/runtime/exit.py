@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from orlop.linux import wholefile
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.runtime.records import ExitRecord
@@ -30,13 +32,7 @@ def encode(container_id: str, status: int, *, oom_killed: bool, started: int, fi
 
 def write(directory: str, name: str, data: bytes) -> None:
     """Put `data` into directory/name at once: a reader sees the old file or the new one, never a part."""
-    beside = f"{directory}/.{name}.{os.getpid()}"
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-    os.rename(beside, f"{directory}/{name}")
+    wholefile.write(f"{directory}/{name}", data)
 
 
 def decode(data: bytes) -> ExitRecord:

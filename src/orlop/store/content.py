@@ -14,6 +14,7 @@ import fcntl
 import os
 
 from orlop.errors import Conflict, ContentMismatch, FailedPrecondition, InvalidArgument, NotFound
+from orlop.linux.wholefile import sync_folder
 from orlop.oci.descriptor import Descriptor
 from orlop.oci.digest import HEX, LENGTHS, Digest, hasher
 from orlop.store import faults
@@ -283,15 +284,6 @@ class Ingest:
             self._close()
         else:
             self.abort()
-
-
-def sync_folder(path: str) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _missing(digest: str) -> NotFound:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from orlop.errors import NotFound
+from orlop.linux import wholefile
 from orlop.oci import jsontext, mediatype
 from orlop.store import faults
 from orlop.store.locks import FileLock
@@ -26,13 +25,10 @@ def write_index(root: Root) -> None:
     The lock makes sure that an older list never replaces a newer one.
     """
     path = f"{root.content.root}/index.json"
-    beside = f"{path}.new"
     with FileLock(f"{root.content.root}/index.lock", what="the index"):
         data = jsontext.dumps(_index(root))
         try:
-            with open(beside, "wb") as file:
-                file.write(data)
-            os.rename(beside, path)
+            wholefile.write(path, data, mode=0o644, beside=f"{path}.new")
         except OSError as error:
             raise faults.explained(error, "write the index", path) from error
 

@@ -13,6 +13,7 @@ import time
 from _thread import allocate_lock
 
 from orlop.errors import Conflict, FailedPrecondition, PermissionDenied
+from orlop.linux import wholefile
 from orlop.store import faults
 from orlop.store.content import LAYOUT, ContentStore
 from orlop.store.locks import FileLock
@@ -295,15 +296,4 @@ def _prepare_run(path: str) -> None:
 
 
 def _write_durably(path: str, data: bytes) -> None:
-    beside = f"{path}.new"
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(beside, path)
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    wholefile.write(path, data, mode=0o644, durable=True)

@@ -7,10 +7,11 @@ import os
 import time
 from contextlib import suppress
 
+from orlop.linux import wholefile
+from orlop.linux.wholefile import sync_folder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from orlop.oci.digest import Digest
 
 
@@ -35,29 +36,9 @@ def make_folder(path: str) -> None:
     sync_folder(parent)
 
 
-def sync_folder(path: str) -> None:
-    """Make the names in a folder durable."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write(root: str, path: str, pieces: Sequence[bytes]) -> None:
+def write(root: str, path: str, data: bytes) -> None:
     """Put a small file at `path`, in place of any other: readers see the old one or the new one, also after a crash."""
-    beside = temporary(root)
-    try:
-        with open(beside, "xb", opener=_private) as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(beside, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise
-    sync_folder(os.path.dirname(path))
+    wholefile.write(path, data, durable=True, beside=temporary(root))
 
 
 def _private(path: str, flags: int) -> int:
@@ -71,8 +52,7 @@ def point(root: str, path: str, target: str) -> None:
     try:
         os.rename(beside, path)
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(beside)
+        wholefile.forget(beside)
         raise
 
 

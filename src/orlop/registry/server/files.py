@@ -22,6 +22,7 @@ import os
 from contextlib import contextmanager, suppress
 
 from orlop.errors import FailedPrecondition
+from orlop.linux import wholefile
 from orlop.oci.digest import Digest
 from orlop.registry.server import durable
 from orlop.registry.server.cache import ManifestCache
@@ -93,7 +94,7 @@ class FileStorage:
             os.unlink(path)
         except _MISSING:
             raise blob_unknown(digest) from None
-        durable.sync_folder(os.path.dirname(path))
+        wholefile.sync_folder(os.path.dirname(path))
         durable.drop_unlinked(durable.content_path(self.root, digest))
 
     # Manifests and tags
@@ -124,14 +125,14 @@ class FileStorage:
             if pushed.subject:
                 folder = self._referrers(name, pushed.subject)
                 durable.make_folder(folder)
-                durable.write(self.root, f"{folder}/{pushed.digest.replace(':', '-')}", [pushed.entry])
-            durable.write(self.root, path, [pushed.media_type.encode("ascii"), b"\n", pushed.raw])
+                durable.write(self.root, f"{folder}/{pushed.digest.replace(':', '-')}", pushed.entry)
+            durable.write(self.root, path, pushed.media_type.encode("ascii") + b"\n" + pushed.raw)
             if tags:
                 folder = f"{self._repositories}/{name}/_tags"
                 durable.make_folder(folder)
                 for tag in tags:
                     durable.point(self.root, f"{folder}/{tag}", f"../_manifests/{pushed.digest.replace(':', '/')}")
-                durable.sync_folder(folder)
+                wholefile.sync_folder(folder)
 
     def delete_manifest(self, name: str, digest: Digest) -> None:
         """See `storage.Storage.delete_manifest`. Tags go first, so that no tag points to nothing."""
@@ -149,7 +150,7 @@ class FileStorage:
                 os.unlink(path)
             except _MISSING:
                 raise manifest_unknown(digest) from None
-            durable.sync_folder(os.path.dirname(path))
+            wholefile.sync_folder(os.path.dirname(path))
             if subject:
                 with suppress(*_MISSING):
                     os.unlink(f"{self._referrers(name, subject)}/{digest.replace(':', '-')}")
@@ -161,7 +162,7 @@ class FileStorage:
             os.unlink(f"{folder}/{tag}")
         except _MISSING:
             raise manifest_unknown(tag) from None
-        durable.sync_folder(folder)
+        wholefile.sync_folder(folder)
 
     def tags(self, name: str) -> list[str]:
         """See `storage.Storage.tags`."""
@@ -298,7 +299,7 @@ def _check_layout(root: str) -> None:
         with open(path, encoding="ascii") as file:
             found = file.read(16).strip()
     except FileNotFoundError:
-        durable.write(root, path, [LAYOUT.encode()])
+        durable.write(root, path, LAYOUT.encode())
         return
     if found != LAYOUT:
         raise FailedPrecondition(
