@@ -1,5 +1,7 @@
 # The first two targets do all the set-up they need, on a fresh Debian 12 or Ubuntu 24.04.
 SHELL := /bin/bash
+# The order of the tests is random, but the same each time; SEED=$$RANDOM tries another one.
+SEED ?= 271828
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: help demo test test-full lint bench coverage clean
@@ -13,11 +15,13 @@ demo: ## build, push, pull and run the example, command by command
 
 test: ## the tests that CI runs (as root: they make namespaces, mounts and bridges of their own)
 	@scripts/setup test
-	@$(SUDO) .venv/bin/python -m pytest -m "not peer and not slow" $(ARGS)
+	@echo "random seed $(SEED)"
+	@$(SUDO) .venv/bin/python -m pytest --randomly-seed=$(SEED) -m "not peer and not slow" $(ARGS)
 
 test-full: ## all tests: beside installed peers, soaks, kill loops, outside suites
 	@scripts/setup full
-	@$(SUDO) .venv/bin/python -m pytest $(ARGS)
+	@echo "random seed $(SEED)"
+	@$(SUDO) .venv/bin/python -m pytest --randomly-seed=$(SEED) $(ARGS)
 
 lint: ## ruff, mypy strict, the layers
 	@scripts/setup test

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+_PATIENCE = 60.0  # seconds; only a failure waits that long
 
 settings.register_profile(
     "ci", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=2000)
 settings.load_profile("ci")
+
+
+def _threads() -> list[str]:
+    """The kernel's list of this process's threads: what C code started is among them."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file,
+        ):
+            found.append(f"{task} ({file.read().strip()})")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """A test ends its threads: the next one may fork, and then go on in Python, which only one thread can do safely."""
+    before = len(os.listdir("/proc/self/task"))
+    yield
+    deadline = time.monotonic() + _PATIENCE
+    while len(os.listdir("/proc/self/task")) > before:
+        if time.monotonic() > deadline:
+            pytest.fail(f"threads are left: {_threads()}, of Python's: {threading.enumerate()}")
+        time.sleep(0.002)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ HOST, HOST6 = "203.0.113.1", "2001:db8::1"
 OUTSIDE, OUTSIDE6 = "203.0.113.2", "2001:db8::2"
 NETWORK = Network(name="lab", bridge="orlop0", subnet="10.91.0.0/16", gateway="10.91.0.1")
 OTHER = Network(name="other", bridge="orlop1", subnet="10.92.0.0/24", gateway="10.92.0.1")
-PATIENCE = 5.0
+PATIENCE = 60.0  # seconds; only a failure waits that long
 BRIEF = 0.4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import socket
 import time
@@ -482,6 +483,16 @@ def test_with_docker_our_packets_pass_by_its_own_chain(lab: Lab) -> None:
         lab.on_host(functools.partial(bridge.detach, one))
     lab.on_host(lambda: bridge.remove_network(NETWORK, "lab"))
     assert lab.run("iptables", "-S", "DOCKER-USER").splitlines()[1:] == ["-A DOCKER-USER -j RETURN"]
+
+
+def test_neighbours_are_found_at_once(lab: Lab) -> None:
+    """The bridge asks for IPv6 neighbours from a link-local address that is not on trial first."""
+    attachment = lab.attach(2, network=DUAL)
+    shown = json.loads(lab.run("ip", "-6", "-j", "address", "show", attachment.bridge))
+    found = {one["local"]: one for link in shown for one in link.get("addr_info", ())}
+    assert found["fe80::1"]["scope"] == "link"
+    assert not found["fe80::1"].get("tentative")
+    assert not found[DUAL.gateway6].get("tentative")
 
 
 def test_with_docker_ipv6_passes_too(lab: Lab) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -23,7 +24,10 @@ from orlop.registry.server.replies import Refusal
 from orlop.registry.testing import Direct
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Guards = Callable[..., Passwords]
 
 
 def basic(user: str, password: str) -> str:
@@ -36,6 +40,13 @@ def passwords(tmp_path: Path) -> str:
     path = str(tmp_path / "htpasswd")
     htpasswd.add_user(path, "bob", "secret", rounds=4)
     return path
+
+
+@pytest.fixture
+def guards() -> Iterator[Guards]:
+    """Makes guards of password files, and ends their threads afterwards."""
+    with contextlib.ExitStack() as stack:
+        yield lambda path, **more: stack.enter_context(Passwords(path, **more))
 
 
 def admitted(guard: Passwords, header: str, *, pull: bool = False) -> int:
@@ -92,9 +103,9 @@ def test_only_bcrypt_is_accepted() -> None:
         htpasswd.parse(b"# users\n\nbob:$apr1$abc$def\n")
 
 
-def test_right_and_wrong_credentials(passwords: str) -> None:
+def test_right_and_wrong_credentials(passwords: str, guards: Guards) -> None:
     """Only the right password of a known user is admitted; everything else is a 401 with a challenge."""
-    guard = Passwords(passwords)
+    guard = guards(passwords)
     assert admitted(guard, basic("bob", "secret")) == 200
     assert admitted(guard, basic("bob", "secret")) == 200
     for header in (
@@ -111,7 +122,9 @@ def test_right_and_wrong_credentials(passwords: str) -> None:
         assert admitted(guard, header) == 401
 
 
-def test_a_verified_header_is_not_verified_again(passwords: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verified_header_is_not_verified_again(
+    passwords: str, monkeypatch: pytest.MonkeyPatch, guards: Guards
+) -> None:
     """Bcrypt runs once for a right header until it expires, and each time for a wrong one."""
     checks: list[bytes] = []
     real = htpasswd.check
@@ -121,7 +134,7 @@ def test_a_verified_header_is_not_verified_again(passwords: str, monkeypatch: py
         return real(password, hashed)
 
     monkeypatch.setattr(htpasswd, "check", counted)
-    guard = Passwords(passwords)
+    guard = guards(passwords)
     for _ in range(5):
         assert admitted(guard, basic("bob", "secret")) == 200
     assert len(checks) == 1
@@ -129,13 +142,15 @@ def test_a_verified_header_is_not_verified_again(passwords: str, monkeypatch: py
         assert admitted(guard, basic("bob", "wrong")) == 401
     assert len(checks) == 3
     monkeypatch.setattr(auth, "REMEMBERED", -1.0)
-    guard = Passwords(passwords)
+    guard = guards(passwords)
     for _ in range(2):
         assert admitted(guard, basic("bob", "secret")) == 200
     assert len(checks) == 5
 
 
-def test_requests_with_one_header_share_one_check(passwords: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_with_one_header_share_one_check(
+    passwords: str, monkeypatch: pytest.MonkeyPatch, guards: Guards
+) -> None:
     """Many first requests at once cost one bcrypt, and one of them going away does not fail the others."""
     checks: list[bytes] = []
     real = htpasswd.check
@@ -145,7 +160,7 @@ def test_requests_with_one_header_share_one_check(passwords: str, monkeypatch: p
         return real(password, hashed)
 
     monkeypatch.setattr(htpasswd, "check", counted)
-    guard = Passwords(passwords)
+    guard = guards(passwords)
 
     async def many() -> list[BaseException | None]:
         header = basic("bob", "secret").encode()
@@ -160,10 +175,12 @@ def test_requests_with_one_header_share_one_check(passwords: str, monkeypatch: p
     assert len(checks) == 1
 
 
-def test_too_many_logins_at_once_are_turned_away(passwords: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_logins_at_once_are_turned_away(
+    passwords: str, monkeypatch: pytest.MonkeyPatch, guards: Guards
+) -> None:
     """A flood of wrong passwords gets 429 with Retry-After once the queue is full."""
     monkeypatch.setattr(auth, "_WAITING", 3)
-    guard = Passwords(passwords)
+    guard = guards(passwords)
 
     async def flood() -> list[int]:
         tasks = [guard.admit(basic("bob", f"guess {n}").encode(), pull=False) for n in range(10)]
@@ -173,9 +190,9 @@ def test_too_many_logins_at_once_are_turned_away(passwords: str, monkeypatch: py
     assert sorted(set(asyncio.run(flood()))) == [401, 429]
 
 
-def test_a_changed_file_counts_at_once(passwords: str) -> None:
+def test_a_changed_file_counts_at_once(passwords: str, guards: Guards) -> None:
     """A new password, a removed user and an unreadable file take effect with the next request."""
-    guard = Passwords(passwords)
+    guard = guards(passwords)
     assert admitted(guard, basic("bob", "secret")) == 200
     htpasswd.add_user(passwords, "bob", "changed", rounds=4)
     assert admitted(guard, basic("bob", "secret")) == 401
@@ -189,19 +206,19 @@ def test_a_changed_file_counts_at_once(passwords: str) -> None:
     assert admitted(guard, basic("ann", "x")) == 200
 
 
-def test_a_missing_file_is_said_at_the_start(tmp_path: Path) -> None:
+def test_a_missing_file_is_said_at_the_start(tmp_path: Path, guards: Guards) -> None:
     """Without its password file a server does not start."""
     with pytest.raises((FailedPrecondition, OSError)):
-        Passwords(str(tmp_path / "none"))
+        guards(str(tmp_path / "none"))
 
 
-def test_anonymous_pull(passwords: str, tmp_path: Path) -> None:
+def test_anonymous_pull(passwords: str, tmp_path: Path, guards: Guards) -> None:
     """With anonymous pulls anyone may read, nobody may write without logging in, and wrong credentials are refused.
 
     /v2/ asks who it is all the same: that is where docker learns that it can log in.
     """
     storage = FileStorage.open(str(tmp_path / "registry"))
-    direct = Direct(Application(storage, Passwords(passwords, anonymous_pull=True)), storage)
+    direct = Direct(Application(storage, guards(passwords, anonymous_pull=True)), storage)
     nobody = "Basic Og=="
     assert direct("GET", "/v2/a/tags/list").status == 404
     assert direct("GET", "/v2/a/tags/list", authorization=nobody).status == 404
@@ -213,10 +230,10 @@ def test_anonymous_pull(passwords: str, tmp_path: Path) -> None:
     assert direct("POST", "/v2/a/blobs/uploads/", authorization=basic("bob", "secret")).status == 202
 
 
-def test_no_endpoint_is_open_without_credentials(passwords: str, tmp_path: Path) -> None:
+def test_no_endpoint_is_open_without_credentials(passwords: str, tmp_path: Path, guards: Guards) -> None:
     """With a password file, every endpoint and method refuses a stranger with a 401."""
     storage = FileStorage.open(str(tmp_path / "registry"))
-    direct = Direct(Application(storage, Passwords(passwords)), storage)
+    direct = Direct(Application(storage, guards(passwords)), storage)
     digest = "sha256:" + "0" * 64
     for path in (
         "/v2/",
@@ -233,8 +250,8 @@ def test_no_endpoint_is_open_without_credentials(passwords: str, tmp_path: Path)
             assert direct(method, path).status in (401, 405)
 
 
-def test_unicode_passwords(tmp_path: Path) -> None:
+def test_unicode_passwords(tmp_path: Path, guards: Guards) -> None:
     """Passwords are UTF-8, as the challenge announces."""
     path = str(tmp_path / "f")
     htpasswd.add_user(path, "bøb", "pässwörd: with colon", rounds=4)
-    assert admitted(Passwords(path), basic("bøb", "pässwörd: with colon")) == 200
+    assert admitted(guards(path), basic("bøb", "pässwörd: with colon")) == 200

@@ -67,7 +67,8 @@ class CacheMounts(Value):
 
     def _make(self, path: str, fill: Callable[[str], None], owner: tuple[int, int], mode: int) -> None:
         """Made beside and renamed, so that a folder that is there is whole; of two builds the first one wins."""
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        for folder in (os.path.dirname(self.folder), self.folder):  # makedirs gives its mode to the last one alone
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         beside = f"{path}.{os.getpid()}-{os.urandom(4).hex()}"
         os.mkdir(beside, 0o700)
         try:

@@ -165,6 +165,10 @@ def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, me
         if volumes and mount["kind"] == "volume" and engine.volumes.is_anonymous(mount["source"])
     ]
     root.state.containers.delete(record.id)
+    if record.config["restart"]["name"] != "no":
+        from orlop.engine import restarting
+
+        restarting.call_off(root, record.id)
     engine.snapshotter.remove(record.id)
     for folder in (status.run_dir(root, record.id), status.data_dir(root, record.id)):
         if os.path.lexists(folder):

@@ -304,20 +304,22 @@ def attach(engine: Engine, record: ContainerRecord, stdio: Stdio) -> int:
 
 def settle(engine: Engine, container: str, *, restart: bool = False, report: Report | None = None) -> None:
     """After the end: record it, give back what was lent; then remove or (`restart`) start again, as was asked."""
-    record = _settle_now(engine, container, None)
+    record = _settle_now(engine, container, None, restart=restart)
     if record is None or not restart:
         return
-    from orlop.engine import restarting
+    from orlop.engine import restarting, restartpolicy
     from orlop.layers import unpack
 
-    if restarting.wanted(record):
+    if restartpolicy.wanted(record, record.state.get("exit_code", 0)):
         restarting.restart(engine, record, lambda: start(engine, record, None, report or (lambda _: None), again=True))
     else:
         unpack.settle(engine.root)  # nobody waits for this process, so this is where trees are brought to disk
 
 
-def _settle_now(engine: Engine, container: str, ended: ExitRecord | None) -> ContainerRecord | None:
-    """Settle once; None when there is nothing left of the container."""
+def _settle_now(
+    engine: Engine, container: str, ended: ExitRecord | None, *, restart: bool = False
+) -> ContainerRecord | None:
+    """Settle once; None when there is nothing left of the container. `restart`: announce a restart that is wanted."""
     from orlop.engine import creation
 
     root = engine.root
@@ -325,21 +327,32 @@ def _settle_now(engine: Engine, container: str, ended: ExitRecord | None) -> Con
         record = root.state.containers.get(container)
         if record is None:
             return None
-        if status.launch_record(root, container) is None:
-            return record  # somebody else has settled it
-        if status.status_of(root, record).running:
+        settled = status.launch_record(root, container) is None  # by somebody else
+        if not settled and status.status_of(root, record).running:
             return None
-        ended = ended or exit_record.read(status.run_dir(root, container))
-        removing = record.config["auto_remove"]
-        if removing:
-            _keep_exit(engine, record, ended)
-        else:
-            record = _record_end(engine, record, ended)
-        give_back(engine, record)
+        removing = not settled and record.config["auto_remove"]
+        if not settled:
+            ended = ended or exit_record.read(status.run_dir(root, container))
+            if removing:
+                _keep_exit(engine, record, ended)
+            else:
+                record = _record_end(engine, record, ended)
+        if restart:
+            _announce(engine, record)
+        if not settled:
+            give_back(engine, record)
         if removing:
             creation.remove(engine, record, volumes=True)
             return None
     return record
+
+
+def _announce(engine: Engine, record: ContainerRecord) -> None:
+    """Say that it will start again before the launch record goes: to others it is never just exited in between."""
+    from orlop.engine import restarting, restartpolicy
+
+    if restartpolicy.wanted(record, record.state.get("exit_code", 0)):
+        restarting.announce(engine.root, record.id)
 
 
 def _record_end(engine: Engine, record: ContainerRecord, ended: ExitRecord | None) -> ContainerRecord:

@@ -1,7 +1,8 @@
-"""Restart policies: whether a container that has ended starts again, and the wait before it does.
+"""Starting again what has ended, where its restart policy wants it.
 
-The shim's exit command does the waiting, so there is no daemon. While it waits, a file in the run directory says who
-it is: that is how `ps` knows the state "restarting", and taking the file away (`stop`, `rm`) calls the restart off.
+The shim's exit command does the waiting, so there is no daemon. From the moment that it records the end, a file in the
+run directory says who waits: that is how `ps` knows the state "restarting". Taking the file away (`stop`, `rm`) calls
+the restart off. The file is written and taken away under the container's lock, and only its writer may start.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import status
+from orlop.engine import restartpolicy, status
 from orlop.linux import process
 
 TYPE_CHECKING = False
@@ -18,49 +19,44 @@ if TYPE_CHECKING:
 
     from orlop.engine.core import Engine
     from orlop.store.containers import ContainerRecord
+    from orlop.store.root import Root
 
-_DELAY = 0.1  # seconds before the first restart; doubled each time, as docker does
-_DELAY_MAX = 60.0
 _LOOK = 0.1  # seconds between looks whether it was called off
 
 
-def wanted(record: ContainerRecord) -> bool:
-    """Whether the policy starts it again, after the end that its record tells of."""
-    policy, state = record.config["restart"], record.state
-    if state.get("stopped_by_user") or policy["name"] == "no":
-        return False
-    if policy["name"] == "on-failure":
-        return state.get("exit_code", 0) != 0 and (not policy["max"] or state.get("restarts", 0) < policy["max"])
-    return True
+def announce(root: Root, container: str) -> None:
+    """Say that this process waits to start it. The container's lock is held."""
+    path = status.restarting_file(root, container)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    status.write_json(path, {"pid": os.getpid(), "ticks": process.start_ticks(os.getpid())})
 
 
 def restart(engine: Engine, record: ContainerRecord, start: Callable[[], object]) -> None:
-    """Wait as long as the policy says, then `start`, unless somebody has stopped or removed the container."""
+    """Wait as long as the policy says, then `start`, unless somebody has stopped, started or removed the container."""
     root = engine.root
-    path = status.restarting_file(root, record.id)
-    with root.lock(f"container-{record.id}"):
-        if root.state.containers.get(record.id) is None or status.launch_record(root, record.id) is not None:
-            return
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        status.write_json(path, {"pid": os.getpid(), "ticks": process.start_ticks(os.getpid())})
     try:
         engine.disconnect()
-        # the quick ends so far, this one among them: the first wait is the shortest
-        quick = max(record.state.get("quick", 0) - 1, 0)
-        until = time.monotonic() + min(_DELAY * 2 ** min(quick, 10), _DELAY_MAX)
+        until = time.monotonic() + restartpolicy.delay(record)
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK))
-            if not os.path.exists(path):
+            if not _is_ours(root, record.id):
                 return
         start()
     finally:
-        if os.path.exists(path):
-            os.unlink(path)
+        # By now it may run again, and even have ended again: then the file is the next waiter's.
+        with root.lock(f"container-{record.id}"):
+            if _is_ours(root, record.id):
+                call_off(root, record.id)
 
 
-def call_off(engine: Engine, record: ContainerRecord) -> None:
+def call_off(root: Root, container: str) -> None:
     """Whoever waits to start the container goes away. The container's lock is held."""
     try:
-        os.unlink(status.restarting_file(engine.root, record.id))
+        os.unlink(status.restarting_file(root, container))
     except FileNotFoundError:
         return
+
+
+def _is_ours(root: Root, container: str) -> bool:
+    waiting = status.read_json(status.restarting_file(root, container))
+    return waiting is not None and waiting["pid"] == os.getpid()

@@ -6,7 +6,7 @@ directory (which dies at boot) and checked against the process itself, so that n
     run/containers/<id>/launch.json   by the engine at start: pids with their start ticks, what the network lent
     run/containers/<id>/exit.json     by the shim at exit (by rename)
     run/containers/<id>/paused        by `pause`, removed by `unpause`
-    run/containers/<id>/restarting.json  by who waits to start it again, as the restart policy says
+    run/restarting/<id>.json  by who waits to start it again, as the restart policy says
     run/containers/<id>/health.json   by the shim, after every probe
 """
 
@@ -113,7 +113,7 @@ def status_of(root: Root, record: ContainerRecord) -> Status:
     ended = exit_record.read(run_dir(root, record.id))
     if ended is not None:
         return Status(
-            word="exited",
+            word="restarting" if _will_restart(record, launch, ended.code) else "exited",
             started=launch["started"],
             finished=ended.finished,
             exit_code=ended.code,
@@ -148,7 +148,7 @@ def health_of(root: Root, record: ContainerRecord) -> dict[str, Any] | None:
 
 def restarting_file(root: Root, container: str) -> str:
     """Says who waits to start the container again."""
-    return f"{run_dir(root, container)}/restarting.json"
+    return f"{root.run_path}/restarting/{container}.json"
 
 
 def _is_restarting(root: Root, record: ContainerRecord) -> bool:
@@ -156,6 +156,15 @@ def _is_restarting(root: Root, record: ContainerRecord) -> bool:
         return False
     waiting = read_json(restarting_file(root, record.id))
     return waiting is not None and process.alive(waiting["pid"], waiting["ticks"])
+
+
+def _will_restart(record: ContainerRecord, launch: dict[str, Any], exit_code: int) -> bool:
+    """Whether the exit command, which the shim becomes, is about to record the end and wait to start it again."""
+    if record.config["restart"]["name"] == "no":
+        return False
+    from orlop.engine import restartpolicy
+
+    return restartpolicy.wanted(record, exit_code) and process.alive(launch["shim_pid"], launch["shim_ticks"])
 
 
 def _at_rest(state: dict[str, Any]) -> Status:

@@ -19,12 +19,12 @@ _KILL = 9
 
 def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
     """Stop signal, wait, SIGKILL, and everything given back. No error where it does not run."""
-    now = status.status_of(engine.root, record)
-    if now.word == "restarting":
+    if record.config["restart"]["name"] != "no":
+        # before looking at all: whatever it is doing now, it must not start again
         with engine.root.lock(f"container-{record.id}"):
             _mark_stopped(engine, record)
-            restarting.call_off(engine, record)
-        now = status.status_of(engine.root, record)  # it runs if the restart came first
+            restarting.call_off(engine.root, record.id)
+    now = status.status_of(engine.root, record)
     started = status.launch_record(engine.root, record.id)
     if not now.running or started is None:
         if not now.settled:

@@ -30,6 +30,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ALIAS = "orlop"
 _ANYWHERE6 = "::"
 _LOOPBACK6 = "::1"
+_LINK_LOCAL = "fe80::1"
 _PROXY_CODE = "import sys;sys.path.insert(0,sys.argv[1]);from orlop.network.proxy import main;main()"
 _PROXIED_PROTOCOLS = ("tcp", "udp")
 
@@ -221,7 +222,12 @@ def _add_pair(sock: Route, netns: int, attachment: Attachment, network: Network,
     ]
     if network.subnet6:
         prefix6 = subnets.parse(network.subnet6)[1]
-        wanted.append(route.address_add(bridge.index, network.gateway6, prefix6, link=bridge.name))
+        wanted += [
+            route.address_add(bridge.index, network.gateway6, prefix6, link=bridge.name),
+            # Neighbours are asked for from a link-local address. The kernel's own one is tentative for seconds: what is
+            # forwarded to a container meanwhile is answered with "no route to host".
+            route.address_add(bridge.index, _LINK_LOCAL, 64, link=bridge.name),
+        ]
     pair = [
         route.link_add_veth(
             veth,

@@ -13,10 +13,14 @@ import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from orlop.errors import OrlopError
 from orlop.registry import htpasswd
 from orlop.registry.server.replies import Refusal
+
+if TYPE_CHECKING:
+    from typing import Self
 
 REMEMBERED = 300.0
 """Seconds for which a verified header is not verified again."""
@@ -35,7 +39,10 @@ class Everyone:
 
 
 class Passwords:
-    """The users of one password file; all of them may do everything. With `anonymous_pull` anyone may read."""
+    """The users of one password file; all of them may do everything. With `anonymous_pull` anyone may read.
+
+    It has threads of its own, which `close` (or the end of a `with`) ends.
+    """
 
     def __init__(self, path: str, *, realm: str = "orlop registry", anonymous_pull: bool = False) -> None:
         self._path = path
@@ -49,6 +56,16 @@ class Passwords:
         self._running: dict[bytes, asyncio.Task[bool]] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bcrypt")
         self._reload()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads, after the checks that they are at."""
+        self._threads.shutdown()
 
     async def admit(self, header: bytes, *, pull: bool) -> None:
         """Return if the Authorization `header` (b"" for none) allows this; otherwise raise a 401 or 429.
