@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from typing import TYPE_CHECKING, Any
 
+from orlop.engine import journal
 from orlop.engine.requests import (
     Built,
     ContainerSummary,
@@ -256,8 +257,11 @@ class System:
         good = Finding(subject="kernel", state="ok", detail="6.1")
         return [good, *self.twin.findings]
 
-    def events(self, since: str, until: str) -> Iterator[dict[str, Any]]:
+    def events(self, since: str, until: str, *, filters: Iterable[Filter] = ()) -> Iterator[dict[str, Any]]:
         self.twin.asked.append(("events", since, until))
+        return filter(journal.chosen(filters), self._events())
+
+    def _events(self) -> Iterator[dict[str, Any]]:
         for kind, action in (("container", "start"), ("image", "pull")):
             actor = {"ID": "abc", "Attributes": {"name": "web"}}
             yield {"Type": kind, "Action": action, "Actor": actor, "time": 0, "timeNano": 1_000_000_001}

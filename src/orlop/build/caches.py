@@ -55,6 +55,7 @@ class CacheMounts(Value):
         path = os.path.join(self.folder, name)
         if not os.path.isdir(path):
             self._make(path, fill, owner, mode)
+        os.utime(path)  # when it was last used
         return path
 
     def _private(self, name: str, stack: ExitStack) -> str:
@@ -88,15 +89,28 @@ class CacheMounts(Value):
         """Bytes on the disk by folder name."""
         return {name: _size(os.path.join(self.folder, name)) for name in self._names()}
 
+    def used(self) -> dict[str, float]:
+        """When each was last used, or changed, in Unix seconds by folder name."""
+        found = {}
+        for name in self._names():
+            with contextlib.suppress(FileNotFoundError):
+                found[name] = os.stat(os.path.join(self.folder, name)).st_mtime
+        return found
+
+    def remove(self, name: str) -> int:
+        """Remove one, unless a build uses it now: the bytes freed, -1 if it stays."""
+        path = os.path.join(self.folder, name)
+        try:
+            with self.root.lock(_lock_of(name.partition(".")[0]), wait=False):
+                freed = _size(path)
+                files.remove_tree(path)
+                return freed
+        except Conflict:
+            return -1
+
     def prune(self) -> int:
         """Remove all that no build uses now; the bytes freed."""
-        freed = 0
-        for name in self._names():
-            with contextlib.suppress(Conflict), self.root.lock(_lock_of(name.partition(".")[0]), wait=False):
-                path = os.path.join(self.folder, name)
-                freed += _size(path)
-                files.remove_tree(path)
-        return freed
+        return sum(max(0, self.remove(name)) for name in self._names())
 
     def _names(self) -> list[str]:
         try:

@@ -111,14 +111,12 @@ def doctors_report(findings: list[Finding]) -> str:
 
 
 def _events(session: Session, given: Given) -> int:
-    from orlop.cli.events import fits, line
+    from orlop.cli.events import line
+    from orlop.cli.listoptions import filters
 
     template = given.text("format")
-    found = session.engine.system.events(given.text("since"), given.text("until"))
-    tests = given.list("filter")
-    for event in found:
-        if not fits(event, tests):
-            continue
+    wanted = filters(given.list("filter"))
+    for event in session.engine.system.events(given.text("since"), given.text("until"), filters=wanted):
         if template:
             _print_one(event, template)
         else:

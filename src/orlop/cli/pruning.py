@@ -26,6 +26,7 @@ _FILTER = Option("filter", "", "list", "KEY=VALUE", "Only what fits: until=24h, 
 _HEADLINES = {
     "deleted container": "Deleted Containers:",
     "deleted network": "Deleted Networks:",
+    "deleted build cache": "Deleted build cache objects:",
     "deleted volume": "Deleted Volumes:",
     "untagged": "Deleted Images:",
     "deleted": "Deleted Images:",
@@ -72,12 +73,18 @@ def _pruning(
             all="all" in given.values and given.flag("all"),
             filters=filters(given.list("filter") if "filter" in given.values else ()),
             volumes="volumes" in given.values and given.flag("volumes"),
+            keep_storage=_keep_storage(given),
         )
         if confirmed(warning(given), force=given.flag("force")):
             print(report(verb(session.engine, wanted), space=space), end="")
         return 0
 
     return run
+
+
+def _keep_storage(given: Given) -> int:
+    asked = [given.number(name) for name in ("keep-storage", "max-used-space") if name in given.values]
+    return min((number for number in asked if number), default=0)
 
 
 def _system_warning(given: Given) -> str:
@@ -151,7 +158,17 @@ BUILDER_PRUNE = Command(
             "This will remove all build cache." if given.flag("all") else "This will remove all dangling build cache."
         ),
     ),
-    options=(Option("all", "a", "flag", "", "Forget what every step made, too"), _FORCE),
-    refused=("filter", "keep-storage"),
-    examples=(("orlop builder prune -a -f", "the next build runs every step"),),
+    options=(
+        Option("all", "a", "flag", "", "Forget what every step made, too"),
+        Option("filter", "", "list", "KEY=VALUE", "Only what fits: until=24h (not used since), id=KEY, type=KIND"),
+        _FORCE,
+        Option("keep-storage", "", "size", "BYTES", "Keep that much of what was used last"),
+        Option("max-used-space", "", "size", "BYTES", "The same, under its newer name; the smaller one counts"),
+    ),
+    about="A build trims the cache by itself, at most once a day: what was not used for 60 days goes, and what is more "
+    "than a tenth of the disk (2 GiB always stay), least recently used first.",
+    examples=(
+        ("orlop builder prune -a -f", "the next build runs every step"),
+        ("orlop builder prune -f --filter until=48h", "what no build of the last two days used"),
+    ),
 )

@@ -6,8 +6,8 @@ import os
 
 from orlop.engine import journal
 from orlop.engine.requests import Built, Prune, Pull, Removed
-from orlop.errors import InvalidArgument, NotFound
-from orlop.events import ignore
+from orlop.errors import InvalidArgument, NotFound, OrlopError
+from orlop.events import Event, ignore
 from orlop.oci.reference import Reference
 
 TYPE_CHECKING = False
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from orlop.events import Report
     from orlop.oci.platform import Platform
     from orlop.store.images import ImageRecord
-
-_OWNER = "build:"  # how the build cache's pins begin
 
 
 class Builds:
@@ -56,6 +54,8 @@ class Builds:
             )
             record = self._record(built)
             engine.images.add(record, tags)
+        if built.misses:
+            self._trim(report)
         journal.record(engine.root, "image", "build", record.config, {"name": tags[0].familiar if tags else ""})
         return Built(
             id=record.config,
@@ -128,34 +128,24 @@ class Builds:
 
     def cache_size(self) -> tuple[int, int]:
         """Entries of the build cache, and the bytes that only it keeps (what a prune of it would free)."""
-        pins = self._engine.root.state.pins.all(self._namespace)
-        owners = {pin.owner for pin in pins if pin.owner.startswith(_OWNER)}
-        if not owners:
-            return 0, 0
-        held = {pin.key for pin in pins}
-        used = {
-            key
-            for record in self._engine.root.state.images.all(self._namespace)
-            for layer in record.layers
-            for key in (layer.diff_id, layer.digest)
-        }
-        layers = {layer.key: layer.size for layer in self._engine.root.state.layers.all()}
-        only = held - used
-        content = self._engine.root.content
-        size = sum(layers.get(key, 0) or (content.size(key) if key in content else 0) for key in only)
-        return len(owners), size
+        from orlop.engine import buildcache
+
+        return buildcache.size(self._engine)
 
     def prune(self, request: Prune = Prune()) -> Removed:
-        """Forget the build cache; what only it kept is freed by the collection that follows."""
-        from orlop.build import keys
-        from orlop.store.collect import collect
+        """Forget the build cache, as far as `request` asks; what only it kept is freed."""
+        from orlop.engine import buildcache
 
-        root = self._engine.root
-        for owner in {pin.owner for pin in root.state.pins.all(self._namespace) if pin.owner.startswith(_OWNER)}:
-            root.state.pins.drop(self._namespace, owner)
-        if request.all:
-            root.cache.delete_bucket(keys.STEPS)
-        return Removed(actions=(), reclaimed=collect(root).bytes)
+        return buildcache.prune(self._engine, request)
+
+    def _trim(self, report: Report) -> None:
+        """Keep the cache small. The image is built: what goes wrong here is a warning."""
+        from orlop.engine import buildcache
+
+        try:
+            buildcache.trim(self._engine)
+        except OrlopError as error:
+            report(Event(action="warning", subject="build cache", text=f"the build cache was not trimmed: {error}"))
 
 
 def _secret(text: str) -> tuple[str, bytes]:

@@ -12,11 +12,12 @@ from orlop.events import Event, ignore
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from orlop.engine.core import Engine
-    from orlop.engine.requests import ContainerSummary, CreateContainer, Exec, LogLine, Logs, Stats, Stdio
+    from orlop.engine.filters import Maker
+    from orlop.engine.requests import ContainerSummary, CreateContainer, Exec, Filter, LogLine, Logs, Stats, Stdio
     from orlop.engine.status import Status
     from orlop.events import Report
     from orlop.store.containers import ContainerRecord
@@ -223,7 +224,7 @@ class Containers:
 
         actions: builtins.list[tuple[str, str]] = []
         reclaimed = 0
-        keep = _prune_test(request)
+        keep = _prune_test(request.filters)
         for record in self._engine.root.state.containers.all(self._namespace):
             now = self.status(record)
             if now.active or not keep(record):
@@ -248,22 +249,14 @@ class Containers:
         launch.settle(self._engine, container, restart=True, report=report)
 
 
-def _prune_test(request: Prune) -> Any:
-    from orlop.engine import moments
-    from orlop.engine.images import label_matches
-    from orlop.errors import InvalidArgument
+def _prune_test(filters: Iterable[Filter]) -> Callable[[ContainerRecord], bool]:
+    from orlop.engine.filters import judge, labels, until
 
-    tests: list[Any] = []
-    for one in request.filters:
-        if one.key == "until":
-            limit = moments.moment(one.value, what="--filter until")
-            tests.append(lambda record, limit=limit: record.created / 1e9 < limit)
-        elif one.key in {"label", "label!"}:
-            wanted = one.key == "label"
-            tests.append(lambda record, t=one.value, wanted=wanted: label_matches(record.labels, t) is wanted)
-        else:
-            raise InvalidArgument(f"prune knows no filter {one.key!r}", hint="use until, label or label!")
-    return lambda record: all(test(record) for test in tests)
+    known: dict[str, Maker[ContainerRecord]] = {
+        **labels(lambda record: record.labels),
+        **until(lambda record: record.created / 1e9),
+    }
+    return judge(filters, known, what="prunes of containers")
 
 
 def _check_id_file(path: str) -> None:

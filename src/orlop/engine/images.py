@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
     from orlop.engine.core import Engine
+    from orlop.engine.filters import Maker
     from orlop.engine.requests import FromHost, Load, Pull, Push, Save
     from orlop.events import Report
     from orlop.layers.tarentry import Buffer
@@ -92,8 +93,9 @@ class Images:
         ]
         if request.reference:
             rows = [row for row in (_only_matching(row, request.reference) for row in rows) if row]
-        keep = _image_filter(request.filters, rows)
-        return sorted((row for row in rows if keep(row)), key=lambda row: -row.created)
+        if request.filters:
+            rows = list(filter(_list_test(request.filters, rows), rows))
+        return sorted(rows, key=lambda row: -row.created)
 
     def summary(self, record: ImageRecord) -> ImageSummary:
         """One image as a row of `list`."""
@@ -190,17 +192,21 @@ class Images:
         return Removed(actions=tuple(actions), reclaimed=reclaimed)
 
     def prune(self, request: Prune = Prune()) -> Removed:  # frozen
-        """Delete dangling images, or with `all` every image that no container uses."""
+        """Delete dangling images, or with `all` (or the filter dangling=false) every image that no container uses."""
         state = self._engine.root.state
         named = _names_by_manifest(state.images.names(self._namespace))
         used = _users(state.containers.all(self._namespace))
-        keep = _prune_filter(request.filters)
+        from orlop.engine.filters import boolean
+
+        doomed_by = _prune_test(request.filters)
+        dangling = [boolean(one.key, one.value) for one in request.filters if one.key == "dangling"]
+        everything = request.all or not all(dangling)
         doomed = [
             record
             for record in state.images.all(self._namespace)
             if record.manifest not in used
-            and (request.all or not [name for name in named.get(record.manifest, []) if "@" not in name])
-            and keep(record)
+            and (everything or not [name for name in named.get(record.manifest, []) if "@" not in name])
+            and doomed_by(record)
         ]
         actions: builtins.list[tuple[str, str]] = []
         for record in doomed:
@@ -287,63 +293,31 @@ def _only_matching(row: ImageSummary, wanted: str) -> ImageSummary | None:
     return row.replace(names=tuple(kept)) if kept else None
 
 
-def _image_filter(filters: Iterable[Filter], rows: list[ImageSummary]) -> Callable[[ImageSummary], bool]:
-    """One test out of all `--filter`s: different keys must all hold, equal keys are alternatives."""
-    tests: dict[str, list[Callable[[ImageSummary], bool]]] = {}
-    for one in filters:
-        tests.setdefault(one.key, []).append(_image_test(one, rows))
-    return lambda row: all(any(test(row) for test in group) for group in tests.values())
+def _list_test(filters: Iterable[Filter], rows: Iterable[ImageSummary]) -> Callable[[ImageSummary], bool]:
+    from orlop.engine.filters import judge, labels, ordered, until, yes_or_no
+
+    def created(key: str, name: str) -> float:
+        found = [row.created for row in rows if _only_matching(row, name)]
+        if not found:
+            raise InvalidArgument(f"--filter {key}={name}: no such image", hint="name an image that `images` shows")
+        return found[0]
+
+    known: dict[str, Maker[ImageSummary]] = {
+        **yes_or_no("dangling", lambda row: not row.names),
+        "reference": lambda name: lambda row: _only_matching(row, name) is not None,
+        **labels(lambda row: row.labels),
+        **ordered(lambda row: row.created, created),
+        **until(lambda row: row.created),
+    }
+    return judge(filters, known, what="images")
 
 
-def _image_test(one: Filter, rows: list[ImageSummary]) -> Callable[[ImageSummary], bool]:
-    key, value = one.key, one.value
-    if key == "dangling":
-        wanted = _boolean(one)
-        return lambda row: (not row.names) is wanted
-    if key == "label":
-        return lambda row: label_matches(row.labels, value)
-    if key == "reference":
-        return lambda row: _only_matching(row, value) is not None
-    if key in {"before", "since"}:
-        created = [row.created for row in rows if _only_matching(row, value)]
-        if not created:
-            raise InvalidArgument(f"--filter {key}={value}: no such image", hint="name an image that `images` shows")
-        return (lambda row: row.created < created[0]) if key == "before" else (lambda row: row.created > created[0])
-    if key == "until":
-        limit = moments.moment(value, what="--filter until")
-        return lambda row: row.created < limit
-    raise InvalidArgument(
-        f"images know no filter {key!r}", hint="use dangling, label, reference, before, since or until"
-    )
+def _prune_test(filters: Iterable[Filter]) -> Callable[[ImageRecord], bool]:
+    from orlop.engine.filters import judge, labels, until
 
-
-def _prune_filter(filters: Iterable[Filter]) -> Callable[[ImageRecord], bool]:
-    tests: list[Callable[[ImageRecord], bool]] = []
-    for one in filters:
-        if one.key == "until":
-            limit = moments.moment(one.value, what="--filter until")
-            tests.append(lambda record, limit=limit: moments.unix(record.config_json.get("created", "")) < limit)  # type: ignore[misc]
-        elif one.key in {"label", "label!"}:
-            negated, text = one.key.endswith("!"), one.value
-            tests.append(
-                lambda record, negated=negated, text=text: (  # type: ignore[misc]
-                    label_matches((record.config_json.get("config") or {}).get("Labels") or {}, text) is not negated
-                )
-            )
-        else:
-            raise InvalidArgument(f"prune knows no filter {one.key!r}", hint="use until, label or label!")
-    return lambda record: all(test(record) for test in tests)
-
-
-def label_matches(labels: Any, text: str) -> bool:
-    """`--filter label=KEY` or `label=KEY=VALUE` against a mapping of labels."""
-    key, has_value, value = text.partition("=")
-    return key in labels and (not has_value or labels[key] == value)
-
-
-def _boolean(one: Filter) -> bool:
-    if one.value.lower() in {"true", "1"}:
-        return True
-    if one.value.lower() in {"false", "0"}:
-        return False
-    raise InvalidArgument(f"--filter {one.key}={one.value} is neither true nor false")
+    known: dict[str, Maker[ImageRecord]] = {
+        "dangling": lambda _: lambda _: True,  # `prune` has looked at it already
+        **labels(lambda record: (record.config_json.get("config") or {}).get("Labels")),
+        **until(lambda record: moments.unix(record.config_json.get("created", ""))),
+    }
+    return judge(filters, known, what="prunes of images")

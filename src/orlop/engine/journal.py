@@ -12,16 +12,19 @@ from orlop.oci import jsontext
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Any
 
+    from orlop.engine.filters import Maker
+    from orlop.engine.requests import Filter
     from orlop.store.root import Root
 
+KINDS = ("container", "image", "volume", "network")
 _LIMIT = 4 << 20  # bytes before the log is rotated; one old log is kept
 
 
 def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping[str, str] | None = None) -> None:
-    """Append one event. `kind` is "container", "image", "volume", "network"; `action` is docker's word."""
+    """Append one event. `kind` is one of KINDS; `action` is docker's word."""
     now = time.time_ns()
     line = jsontext.dumps(
         {
@@ -43,6 +46,36 @@ def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping
         pass  # another command rotated it first
     finally:
         os.close(descriptor)
+
+
+def chosen(filters: Iterable[Filter]) -> Callable[[dict[str, Any]], bool]:
+    """One test of events out of all filters: docker's keys. InvalidArgument for others."""
+    from orlop.engine.filters import equal, judge, labels
+
+    def attributes(event: dict[str, Any]) -> dict[str, str]:
+        return dict(event["Actor"]["Attributes"])
+
+    def about(kind: str) -> Maker[dict[str, Any]]:
+        def is_it(text: str) -> Callable[[dict[str, Any]], bool]:
+            def test(event: dict[str, Any]) -> bool:
+                named = text in {attributes(event).get("name"), attributes(event).get("image")}
+                identifier = event["Actor"]["ID"].removeprefix("sha256:")
+                return event["Type"] == kind and (named or identifier.startswith(text.removeprefix("sha256:")))
+
+            return test
+
+        return is_it
+
+    def does(word: str) -> Callable[[dict[str, Any]], bool]:
+        return lambda event: word in {event["Action"], event["Action"].partition(":")[0]}  # "health_status: healthy"
+
+    known: dict[str, Maker[dict[str, Any]]] = {
+        **equal("type", lambda event: event["Type"]),
+        "event": does,
+        **labels(attributes),
+        **{kind: about(kind) for kind in KINDS},
+    }
+    return judge(filters, known, what="events")
 
 
 def read(root: Root, since: float = 0.0, until: float = 0.0, *, follow: bool = False) -> Iterator[dict[str, Any]]:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from orlop.engine import moments, status
-from orlop.engine.images import label_matches
-from orlop.engine.requests import ContainerSummary, Filter, ListContainers
+from orlop.engine.requests import ContainerSummary, ListContainers
 from orlop.errors import InvalidArgument, NotFound
 from orlop.oci.reference import Reference
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from orlop.engine.core import Engine
+    from orlop.engine.filters import Maker
+    from orlop.engine.requests import Filter
     from orlop.engine.status import Status
     from orlop.store.containers import ContainerRecord
+
+    Found: TypeAlias = tuple[ContainerRecord, Status]
+
+_STATES = ("created", "running", "paused", "exited", "restarting", "removing", "dead")
+_HEALTH = ("starting", "healthy", "unhealthy", "none")
 
 
 def rows(engine: Engine, request: ListContainers) -> list[ContainerSummary]:
@@ -23,7 +29,7 @@ def rows(engine: Engine, request: ListContainers) -> list[ContainerSummary]:
     state = engine.root.state
     records = sorted(state.containers.all(engine.settings.namespace), key=lambda record: -record.created)
     found = [(record, status.status_of(engine.root, record)) for record in records]
-    tests = _tests(engine, request.filters, found)
+    fits = _test(engine, request.filters, found) if request.filters else None
     by_state = any(one.key in {"status", "exited"} for one in request.filters)
     if request.last >= 0:
         found = found[: request.last] if request.last else found
@@ -33,7 +39,7 @@ def rows(engine: Engine, request: ListContainers) -> list[ContainerSummary]:
     return [
         summary(engine, record, now, image_id=ids.get(record.image, ""), size=request.size)
         for record, now in found
-        if all(any(test(record, now) for test in group) for group in tests)
+        if fits is None or fits((record, now))
     ]
 
 
@@ -80,60 +86,46 @@ def _ports(attached: dict[str, Any], config: dict[str, Any]) -> Iterable[str]:
         yield from (port for port in config["network"]["expose"] if port not in published)
 
 
-def _tests(
-    engine: Engine, filters: Iterable[Filter], found: list[tuple[ContainerRecord, Status]]
-) -> list[list[Callable[[ContainerRecord, Status], bool]]]:
-    groups: dict[str, list[Callable[[ContainerRecord, Status], bool]]] = {}
-    for one in filters:
-        groups.setdefault(one.key, []).append(_test(engine, one, found))
-    return list(groups.values())
+def _test(engine: Engine, filters: Iterable[Filter], found: list[Found]) -> Callable[[Found], bool]:
+    """One test of containers out of all filters: docker's keys."""
+    from orlop.engine.filters import equal, judge, labels, matching, ordered, starting
 
+    def created(key: str, name: str) -> float:
+        for record, _ in found:
+            if record.name == name or record.id.startswith(name):
+                return record.created
+        raise NotFound(f"--filter {key}={name}: there is no container {name}")
 
-def _test(  # noqa: C901, PLR0911, PLR0912  # one line a filter: a table of docker's filters, read top to bottom
-    engine: Engine, one: Filter, found: list[tuple[ContainerRecord, Status]]
-) -> Callable[[ContainerRecord, Status], bool]:
-    key, value = one.key, one.value
-    if key == "id":
-        return lambda record, _: record.id.startswith(value)
-    if key == "name":
-        import re
+    def ended_with(code: str) -> Callable[[Found], bool]:
+        if not code.removeprefix("-").isdigit():
+            raise InvalidArgument(f"--filter exited={code} is no exit code")
+        return lambda row: row[1].word == "exited" and row[1].exit_code == int(code)
 
-        pattern = re.compile(value)
-        return lambda record, _: bool(pattern.search(record.name))
-    if key == "label":
-        return lambda record, _: label_matches(record.labels, value)
-    if key == "status":
-        if value not in {"created", "running", "paused", "exited", "restarting", "removing", "dead"}:
-            raise InvalidArgument(f"--filter status={value} is no state of a container")
-        return lambda _, now: now.word == value
-    if key == "health":
-        if value not in {"starting", "healthy", "unhealthy", "none"}:
-            raise InvalidArgument(f"--filter health={value}", hint="use starting, healthy, unhealthy or none")
-        return lambda _, now: now.running and (now.health or "none") == value
-    if key == "exited":
-        if not value.lstrip("-").isdigit():
-            raise InvalidArgument(f"--filter exited={value} is no exit code")
-        return lambda _, now: now.word == "exited" and now.exit_code == int(value)
-    if key == "ancestor":
-        manifests = {row.target for row in engine.images.list() if _is_image(row, value)}
-        return lambda record, _: record.image in manifests
-    if key == "volume":
-        return lambda record, _: any(value in {m.get("source"), m["target"]} for m in record.config["mounts"])
-    if key == "network":
-        return lambda record, _: record.config["network"]["mode"] == value
-    if key in {"before", "since"}:
-        at = next((r.created for r, _ in found if r.name == value or r.id.startswith(value)), None)
-        if at is None:
-            raise NotFound(f"--filter {key}={value}: there is no container {value}")
-        return (lambda r, _: r.created < at) if key == "before" else (lambda r, _: r.created > at)
-    if key == "publish":
-        return lambda record, _: any(
-            value.partition("/")[0] in text.split(":") for text in record.config["network"]["publish"]
-        )
-    raise InvalidArgument(
-        f"containers know no filter {key!r}",
-        hint="use id, name, label, status, exited, health, ancestor, volume, network, before, since or publish",
-    )
+    def made_of(image: str) -> Callable[[Found], bool]:
+        manifests = {row.target for row in engine.images.list() if _is_image(row, image)}
+        return lambda row: row[0].image in manifests
+
+    def mounts(place: str) -> Callable[[Found], bool]:
+        return lambda row: any(place in {one.get("source"), one["target"]} for one in row[0].config["mounts"])
+
+    def publishes(port: str) -> Callable[[Found], bool]:
+        number = port.partition("/")[0]
+        return lambda row: any(number in text.split(":") for text in row[0].config["network"]["publish"])
+
+    known: dict[str, Maker[Found]] = {
+        **starting("id", lambda row: row[0].id),
+        **matching("name", lambda row: row[0].name),
+        **labels(lambda row: row[0].labels),
+        **equal("status", lambda row: row[1].word, words=_STATES),
+        **equal("health", lambda row: (row[1].health or "none") if row[1].running else "", words=_HEALTH),
+        "exited": ended_with,
+        "ancestor": made_of,
+        "volume": mounts,
+        **equal("network", lambda row: row[0].config["network"]["mode"]),
+        **ordered(lambda row: row[0].created, created),
+        "publish": publishes,
+    }
+    return judge(filters, known, what="containers")
 
 
 def _is_image(row: Any, wanted: str) -> bool:

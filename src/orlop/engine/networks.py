@@ -6,16 +6,18 @@ import os
 import time
 
 from orlop.engine import journal, moments
-from orlop.engine.requests import Filter, Prune, Removed
+from orlop.engine.requests import Prune, Removed
 from orlop.errors import AlreadyExists, Conflict, InvalidArgument, NotFound, PermissionDenied
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from orlop.engine.core import Engine
+    from orlop.engine.filters import Maker
+    from orlop.engine.requests import Filter
     from orlop.network.values import Network
 
 DEFAULT = "bridge"
@@ -121,9 +123,7 @@ class Networks:
         if DEFAULT not in records:
             shown.append(_built_in(DEFAULT, "bridge"))
         shown += [_built_in(name, driver) for name, driver in _BUILT_IN.items()]
-        return sorted(
-            (one for one in shown if all(_fits(one, wanted) for wanted in filters)), key=lambda one: str(one["Name"])
-        )
+        return sorted(filter(_shown_test(filters), shown), key=lambda one: str(one["Name"]))
 
     def inspect(self, name: str) -> dict[str, Any]:
         """One network in docker's shape, with the containers that are in it."""
@@ -186,11 +186,12 @@ class Networks:
 
     def prune(self, request: Prune = Prune()) -> Removed:
         """Delete the networks that people made and no container is in."""
+        fits = _prune_test(request.filters)
         used = {one.config["network"]["mode"] for one in self._engine.root.state.containers.all(self._namespace)}
         doomed = [
             record
             for record in self._engine.root.state.networks.all(self._namespace)
-            if record["name"] not in {DEFAULT, *used} and _old_enough(record, request)
+            if record["name"] not in {DEFAULT, *used} and fits(record)
         ]
         for record in doomed:
             self._delete(record)
@@ -237,28 +238,28 @@ def _built_in(name: str, driver: str) -> dict[str, Any]:
     }
 
 
-def _old_enough(record: dict[str, Any], request: Prune) -> bool:
-    from orlop.engine.images import label_matches
+def _shown_test(filters: Iterable[Filter]) -> Callable[[dict[str, Any]], bool]:
+    from orlop.engine.filters import equal, judge, labels, matching, starting
 
-    for one in request.filters:
-        if one.key == "until" and record["created"] / 1e9 >= moments.moment(one.value, what="--filter until"):
-            return False
-        if one.key in {"label", "label!"} and label_matches(record["labels"], one.value) is not (one.key == "label"):
-            return False
-    return True
+    def kind(shown: dict[str, Any]) -> str:
+        return "builtin" if shown["Name"] in {DEFAULT, *_BUILT_IN} else "custom"
+
+    known: dict[str, Maker[dict[str, Any]]] = {
+        **matching("name", lambda shown: shown["Name"]),
+        **starting("id", lambda shown: shown["Id"]),
+        **equal("driver", lambda shown: shown["Driver"]),
+        **labels(lambda shown: shown["Labels"]),
+        **equal("scope", lambda shown: shown["Scope"]),
+        **equal("type", kind, words=("builtin", "custom")),
+    }
+    return judge(filters, known, what="networks")
 
 
-def _fits(shown: dict[str, Any], one: Filter) -> bool:
-    from orlop.engine.images import label_matches
+def _prune_test(filters: Iterable[Filter]) -> Callable[[dict[str, Any]], bool]:
+    from orlop.engine.filters import judge, labels, until
 
-    if one.key == "name":
-        return one.value in shown["Name"]
-    if one.key == "id":
-        return str(shown["Id"]).startswith(one.value)
-    if one.key == "driver":
-        return bool(shown["Driver"] == one.value)
-    if one.key == "label":
-        return label_matches(shown["Labels"], one.value)
-    if one.key == "type":
-        return (shown["Name"] in {DEFAULT, *_BUILT_IN}) is (one.value == "builtin")
-    raise InvalidArgument(f"networks know no filter {one.key!r}", hint="use name, id, driver, label or type")
+    known: dict[str, Maker[dict[str, Any]]] = {
+        **labels(lambda record: record["labels"]),
+        **until(lambda record: record["created"] / 1e9),
+    }
+    return judge(filters, known, what="prunes of networks")

@@ -49,7 +49,6 @@ class RemoveImage(Value):
 
     image: str
     force: bool = False
-    no_prune: bool = False
 
 
 class ListImages(Value):
@@ -242,11 +241,12 @@ class ListContainers(Value):
 
 
 class Prune(Value):
-    """What a prune verb may take away."""
+    """What a prune verb may take away. `keep_storage`: bytes of the build cache that stay, 0 is none."""
 
     all: bool = False
     filters: tuple[Filter, ...] = ()
     volumes: bool = False
+    keep_storage: int = 0
 
 
 # What verbs return
@@ -338,7 +338,7 @@ class Ran(Value):
 
 
 class Removed(Value):
-    """What a removal did, in order: ("untagged" | "deleted", what)."""
+    """What a removal did, in order: ("untagged" | "deleted" | "deleted container" | ..., what)."""
 
     actions: tuple[tuple[str, str], ...]
     reclaimed: int = 0

@@ -11,10 +11,12 @@ from orlop.errors import InvalidArgument, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from orlop.engine.core import Engine
+    from orlop.engine.filters import Maker
+    from orlop.engine.requests import Filter
 
 
 class System:
@@ -70,6 +72,15 @@ class System:
 
         Volumes are kept unless `volumes` is set, and then only anonymous ones go: what has a name is somebody's data.
         """
+        from orlop.engine.filters import judge, labels, until
+
+        # Before anything is gone, and narrower than what each kind of thing knows: these keys are known to all.
+        known: dict[str, Maker[Prune]] = {**labels(lambda _: None), **until(lambda _: 0.0)}
+        judge(request.filters, known, what="prunes of everything")
+        if request.volumes and any(one.key == "until" for one in request.filters):
+            raise InvalidArgument(
+                "volumes have no age: the filter until does not go with them", hint="prune volumes by themselves"
+            )
         engine = self._engine
         parts = [engine.containers.prune(request), engine.networks.prune(request)]
         if request.volumes:
@@ -134,11 +145,14 @@ class System:
         else:
             engine.networks.tear_down()
 
-    def events(self, since: str = "", until: str = "", *, follow: bool = True) -> Iterator[dict[str, Any]]:
-        """What happened since then, and what happens from now on."""
+    def events(
+        self, since: str = "", until: str = "", *, filters: Iterable[Filter] = (), follow: bool = True
+    ) -> Iterator[dict[str, Any]]:
+        """What happened since then, and what happens from now on, as far as it passes `filters`."""
+        fits = journal.chosen(filters)
         start = moments.moment(since, what="--since") if since else time.time()
         end = moments.moment(until, what="--until") if until else 0.0
-        return journal.read(self._engine.root, start, end, follow=follow)
+        return filter(fits, journal.read(self._engine.root, start, end, follow=follow))
 
     def inspect(self, name: str, kind: str = "") -> dict[str, Any]:
         """Whatever `name` is: a container, an image, a volume or a network, in this order; or the `kind` asked for."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 
 from orlop.engine import journal, moments
-from orlop.engine.images import label_matches
 from orlop.engine.mounts import volume_name
-from orlop.engine.requests import Filter, Prune, Removed
-from orlop.errors import Conflict, InvalidArgument, NotFound
+from orlop.engine.requests import Prune, Removed
+from orlop.errors import Conflict, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.engine.core import Engine
+    from orlop.engine.filters import Maker
+    from orlop.engine.requests import Filter
 
 _ANONYMOUS = "com.docker.volume.anonymous"  # docker's label for a volume that nobody named
 
@@ -50,12 +51,18 @@ class Volumes:
 
     def list(self, filters: Iterable[Filter] = ()) -> builtins.list[dict[str, Any]]:
         """All volumes by name, in docker's shape."""
-        records = self._engine.root.state.volumes.all(self._namespace)
+        from orlop.engine.filters import equal, judge, labels, matching, yes_or_no
+
         used = self.in_use()
-        return sorted(
-            (self._shown(record) for record in records if all(_fits(record, one, used) for one in filters)),
-            key=lambda shown: str(shown["Name"]),
-        )
+        known: dict[str, Maker[dict[str, Any]]] = {
+            **matching("name", lambda record: record["name"]),
+            **labels(lambda record: record["labels"]),
+            **yes_or_no("dangling", lambda record: record["name"] not in used),
+            **equal("driver", lambda _: "local"),
+        }
+        fits = judge(filters, known, what="volumes")
+        records = self._engine.root.state.volumes.all(self._namespace)
+        return sorted((self._shown(record) for record in records if fits(record)), key=lambda one: str(one["Name"]))
 
     def inspect(self, name: str) -> dict[str, Any]:
         """One volume in docker's shape; NotFound if there is none."""
@@ -77,14 +84,20 @@ class Volumes:
         self._delete(name)
 
     def prune(self, request: Prune = Prune()) -> Removed:  # frozen
-        """Delete the anonymous volumes that no container uses; with `all` the named ones too."""
+        """Delete the anonymous volumes that no container uses; with `all`, or the filter all=true, named ones too."""
+        from orlop.engine.filters import boolean, judge, labels
+
+        known: dict[str, Maker[dict[str, Any]]] = {
+            "all": lambda _: lambda _: True,  # looked at here
+            **labels(lambda record: record["labels"]),
+        }
+        fits = judge(request.filters, known, what="prunes of volumes")
+        everything = request.all or any(boolean(one.key, one.value) for one in request.filters if one.key == "all")
         used = self.in_use()
         doomed = [
             record
             for record in self._engine.root.state.volumes.all(self._namespace)
-            if record["name"] not in used
-            and (request.all or _ANONYMOUS in record["labels"])
-            and all(_fits(record, one, used) for one in request.filters)
+            if record["name"] not in used and (everything or _ANONYMOUS in record["labels"]) and fits(record)
         ]
         reclaimed = 0
         for record in doomed:
@@ -148,18 +161,6 @@ class Volumes:
             "Options": None,
             "Scope": "local",
         }
-
-
-def _fits(record: dict[str, Any], one: Filter, used: dict[str, str]) -> bool:
-    if one.key == "name":
-        return one.value in record["name"]
-    if one.key == "label":
-        return label_matches(record["labels"], one.value)
-    if one.key == "dangling":
-        return (record["name"] not in used) is (one.value.lower() in {"true", "1"})
-    if one.key == "driver":
-        return one.value == "local"
-    raise InvalidArgument(f"volumes know no filter {one.key!r}", hint="use name, label, dangling or driver")
 
 
 def _now() -> int:
