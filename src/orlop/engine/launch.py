@@ -140,7 +140,8 @@ def _attach(
     try:
         return attaching.attach(engine, record, plan, first.pid, report)
     except (OSError, OrlopError):
-        if not process.alive(first.pid, first.ticks):
+        # a process that is dying lets go of its namespaces before it counts as dead
+        if not process.alive(first.pid, first.ticks) or not os.path.exists(f"/proc/{first.pid}/ns/net"):
             handle.wait_created()
         raise
 
