@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -53,6 +54,43 @@ def test_port_in_use_names_the_container(orlop: Orlop, busybox: str) -> None:
 
     assert "first" in error
     assert str(port) in error
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+            return False
+        return True
+
+
+@pytest.mark.parametrize("end", ["stop", "kill", "restart"])
+def test_a_published_port_is_taken(orlop: Orlop, busybox: str, end: str) -> None:
+    """No other program gets a published port as long as the container runs; when its end is known, the port is free."""
+    port = free_port()
+    orlop("run", "-d", "--name", "web", "-p", f"{port}:80", busybox, "sh", "-c", SERVE)
+    assert fetch("127.0.0.1", port) == b"hello\n"
+    assert not _is_free(port)
+
+    orlop(end, "web")
+    if end == "restart":
+        assert fetch("127.0.0.1", port) == b"hello\n"
+        assert not _is_free(port)
+    else:
+        orlop("wait", "web")
+        assert _is_free(port)
+
+
+def test_a_port_is_free_for_the_next(orlop: Orlop, busybox: str) -> None:
+    """Whoever waited for one container may publish its port at once again."""
+    port = free_port()
+    for _ in range(5):
+        orlop("run", "--rm", "-p", f"{port}:80", busybox, "true")
+    assert _is_free(port)
 
 
 def test_containers_reach_each_other_by_address(orlop: Orlop, busybox: str) -> None:

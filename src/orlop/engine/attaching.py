@@ -11,6 +11,7 @@ from orlop.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket as Socket  # noqa: N812  # a class, whatever its name
     from typing import Any
 
     from orlop.engine.core import Engine
@@ -115,8 +116,13 @@ def _read(path: str) -> str:
         return ""
 
 
-def attach(engine: Engine, record: ContainerRecord, made: Plan, pid: int, report: Report) -> dict[str, Any]:
-    """Join the namespace of process `pid` to its network; returns what the launch record keeps ({}: nothing)."""
+def attach(
+    engine: Engine, record: ContainerRecord, made: Plan, pid: int, report: Report, *, ports: list[Socket]
+) -> dict[str, Any]:
+    """Join the namespace of process `pid` to its network; returns what the launch record keeps ({}: nothing).
+
+    `ports` gets the bound sockets by which the host's ports are held, as long as they are open.
+    """
     if made.mode == "pasta":
         from orlop.engine import pasta
 
@@ -138,6 +144,7 @@ def attach(engine: Engine, record: ContainerRecord, made: Plan, pid: int, report
             scope=engine.networks.scope,
             run_dir=status.run_dir(engine.root, record.id),
         ),
+        keep=ports,
     )
     if given.warning:
         how = "; published ports are served by a proxy" if given.proxied else ""

@@ -19,6 +19,7 @@ from orlop.runtime.request import RootMount, ShimRequest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket as Socket  # noqa: N812  # a class, whatever its name
     from typing import Any
 
     from orlop.engine.core import Engine
@@ -104,11 +105,12 @@ def launch(
     for text in made.lost:
         warn(text)
     request = _shim_request(engine, record, made, snapshot, stdio, transient=transient)
+    ports: list[Socket] = []
     session, other_end = _session(stdio, tty=record.config["tty"], settles=_settles(record))
     try:
         with engine.spawner.spawn(request, attach=other_end, warn=warn) as handle:
             first = handle.wait_namespaces()
-            network = _attach(engine, record, plan, handle, first, report)
+            network = _attach(engine, record, plan, handle, first, report, ports=ports)
             handle.wait_created()
             status.write_json(
                 f"{run}/launch.json",
@@ -122,23 +124,33 @@ def launch(
                     "network": network,
                 },
             )
+            handle.hold([port.fileno() for port in ports])
             handle.start()
     except BaseException:
         if session is not None:
             session.close()
         raise
     finally:
+        for port in ports:
+            port.close()
         if other_end >= 0:
             os.close(other_end)
     return session
 
 
 def _attach(
-    engine: Engine, record: ContainerRecord, plan: attaching.Plan, handle: Handle, first: Process, report: Report
+    engine: Engine,
+    record: ContainerRecord,
+    plan: attaching.Plan,
+    handle: Handle,
+    first: Process,
+    report: Report,
+    *,
+    ports: list[Socket],
 ) -> dict[str, Any]:
     """Attach the network; where the container dies meanwhile, its maker says why, and better than we could."""
     try:
-        return attaching.attach(engine, record, plan, first.pid, report)
+        return attaching.attach(engine, record, plan, first.pid, report, ports=ports)
     except (OSError, OrlopError):
         # a process that is dying lets go of its namespaces before it counts as dead
         if not process.alive(first.pid, first.ticks) or not os.path.exists(f"/proc/{first.pid}/ns/net"):

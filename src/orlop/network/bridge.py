@@ -90,8 +90,8 @@ def attach(netns: int | str, request: AttachRequest, *, keep: list[sockets.Socke
     try:
         attachment = _attach(netns, request, veth, reserved)
         if keep is not None:
-            keep += reserved.held.values()
-            reserved.held.clear()
+            for port in [one for one in reserved.held if one not in attachment.proxied]:  # those, the proxy holds
+                keep.append(reserved.held.pop(port))
     finally:
         reserved.close()
     return attachment

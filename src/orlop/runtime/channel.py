@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _SIZE = 1 << 16
-_MAX_FDS = 16
+MAX_FDS = 16
+"""Descriptors that one message may carry."""
 
 
 class Channel:
@@ -43,7 +44,7 @@ class Channel:
 
     def receive(self) -> tuple[dict[str, Any], list[int]]:
         """The next message and its descriptors (close-on-exec). EOFError when the peer is gone."""
-        space = _socket.CMSG_SPACE(4 * _MAX_FDS)
+        space = _socket.CMSG_SPACE(4 * MAX_FDS)
         try:
             data, extra, flags, _ = self._socket.recvmsg(_SIZE, space, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as error:

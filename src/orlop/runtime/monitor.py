@@ -54,7 +54,8 @@ def describe(
     """A monitor's state, as `Monitor` takes it; only marshal's types.
 
     `outputs` maps "stdout", "stderr" or "terminal" to descriptors, `stdin` is one or -1 (the terminal's, where there is
-    one). `more`: stdin_once, clients, cgroups (directories), oom (file, count so far), exit_argv, environment, health.
+    one). `more`: stdin_once, clients, cgroups (directories), oom (file, count so far), exit_argv, environment, health,
+    held (descriptors that are only kept open while the container runs).
     """
     state: dict[str, Any] = {
         "version": STATE_VERSION,
@@ -75,6 +76,7 @@ def describe(
         "exit_argv": [],
         "environment": {},
         "health": None,
+        "held": [],
         "health_state": None,
         "programs": {},
         "started": time.time_ns(),
@@ -337,6 +339,8 @@ class Monitor:
     def _finish(self) -> bool:
         """The container is dead: copy what is left, record the end, tell the clients. Whether one has settled."""
         finished = time.time_ns()
+        for fd in self.given["held"]:  # before anybody hears of the end: who does may want the ports again
+            os.close(fd)
         for cgroup in self.given["cgroups"][:1]:
             remains.kill_all(cgroup)
         self._drain()
@@ -446,6 +450,7 @@ class Monitor:
 
     def _descriptors(self) -> list[int]:
         kept = [*self.outputs, self.stdin, self.listener, *self.clients, self.health.fd if self.health else -1]
+        kept += self.given["held"]
         return [fd for fd in dict.fromkeys(kept) if fd >= 0]
 
     def slim(self) -> None:

@@ -35,6 +35,7 @@ class Shim:
         self._given_stdio = stdio
         self._outputs: dict[str, int] = {}
         self._stdin = -1
+        self._held: list[int] = []
         self._inside: list[int] = []  # the container's ends of the pipes: ours to close once it has them
         self._runtime = None
         if request.runtime:
@@ -157,7 +158,11 @@ class Shim:
     # --- starting, or not
 
     def _await_start(self) -> None:
-        message, fds = self._control.receive()
+        while True:
+            message, fds = self._control.receive()
+            if "hold" not in message:
+                break
+            self._held += fds
         for fd in fds:
             os.close(fd)
         if "start" not in message:
@@ -217,4 +222,5 @@ class Shim:
             exit_argv=list(request.exit_argv),
             environment=environment,
             health=health,
+            held=self._held,
         )

@@ -121,6 +121,14 @@ class Handle(_Asker):
         """Wait until the container is created (the OCI word): all is set up, the program is not started."""
         self._expect("created")
 
+    def hold(self, fds: list[int]) -> None:
+        """Have the shim keep copies of descriptors until the container ends: the bound sockets of its ports, say."""
+        try:
+            for at in range(0, len(fds), channel.MAX_FDS):
+                self._control.send(tuple(fds[at : at + channel.MAX_FDS]), hold=True)
+        except (BrokenPipeError, ConnectionError):
+            return  # it is gone, and `start` learns why
+
     def start(self) -> None:
         """Let the program go; returns once it is executed."""
         try:
