@@ -639,5 +639,10 @@ def test_the_monitor_is_bare() -> None:
     ).stdout
     ours = {name for name in out.split() if name.startswith("orlop.")}
     names = ("monitor", "clients", "exit", "frames", "health", "logfile", "remains")
-    assert ours == {"orlop.runtime", *(f"orlop.runtime.{name}" for name in names)}
+    assert ours == {
+        "orlop.linux",
+        "orlop.linux.wholefile",
+        "orlop.runtime",
+        *(f"orlop.runtime.{name}" for name in names),
+    }
     assert not {"re", "json", "enum", "typing", "ctypes", "socket", "collections"} & set(out.split())
