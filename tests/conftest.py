@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ settings.register_profile(
 )
 settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=2000)
 settings.load_profile("ci")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A run that a shell put into its background ignores ^C, and every program that it starts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _threads() -> list[str]:

@@ -94,15 +94,18 @@ def test_options_before_the_command(environ: dict[str, str], tmp_path: Path) -> 
 
 def test_an_interrupt_ends_what_waits(environ: dict[str, str]) -> None:
     """^C while a command follows events: code 130, no traceback."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*ORLOP, "events", "--since", "10m"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    subprocess.run([*ORLOP, "volume", "create", "data"], env=environ, check=True, capture_output=True)
-    assert process.stdout is not None
-    assert b"volume create data" in process.stdout.readline()  # it runs, and follows
+    ) as process:
+        subprocess.run([*ORLOP, "volume", "create", "data"], env=environ, check=True, capture_output=True)
+        assert process.stdout is not None
+        assert b"volume create data" in process.stdout.readline()  # it runs, and follows
 
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+        process.send_signal(signal.SIGINT)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert (process.returncode, err) == (130, b"")
 

@@ -17,6 +17,8 @@ HEAVY = {
     "json", "logging", "pathlib", "pickle", "re", "rich", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile",
     "threading", "typing", "urllib.parse", "urllib3", "uuid",
 }  # fmt: skip
+if sys.version_info >= (3, 14):
+    HEAVY -= {"threading"}  # this Python's own ctypes imports it
 
 
 def loaded(orlop: Orlop, *arguments: str) -> list[str]:

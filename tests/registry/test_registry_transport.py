@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with certificates for 127.0.0.1, one good and one expired, and their keys."""
     folder = tmp_path_factory.mktemp("tls")
-    for name, days in (("good", "2"), ("expired", "-1")):
+    # `openssl x509` makes nothing that has expired (from 3.5 on), `openssl ca` does; it wants a file of settings.
+    settings = folder / "ca.cnf"
+    settings.write_text(
+        f"[ca]\ndefault_ca=us\n[us]\ndatabase={folder}/index\nrand_serial=yes\nnew_certs_dir={folder}\ndefault_md=sha256\n"
+        "policy=any\ncopy_extensions=copyall\nunique_subject=no\n[any]\ncommonName=supplied\n"
+    )
+    (folder / "index").touch()
+    for name, end in (("good", "20991231000000Z"), ("expired", "20200201000000Z")):
         key, request, certificate = (f"{folder}/{name}.{kind}" for kind in ("key", "csr", "crt"))
         subject = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
         ask_for = f"openssl req -new -newkey rsa:2048 -nodes {subject} -keyout {key} -out {request}"
         sign = (
-            f"openssl x509 -req -in {request} -signkey {key} -copy_extensions copyall -days {days} -out {certificate}"
+            f"openssl ca -batch -notext -config {settings} -selfsign -keyfile {key} -in {request} -out {certificate} "
+            f"-startdate 20200101000000Z -enddate {end}"
         )
         for command in (ask_for, sign):
             subprocess.run(command.split(), capture_output=True, check=True)

@@ -196,12 +196,15 @@ def _workers(request: ServeRequest) -> int:
 
 
 def _granian(request: ServeRequest, address: str, port: int, ready: _Ready) -> None:
+    import multiprocessing  # granian starts its workers with it
     from pathlib import Path  # what granian wants
 
     from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols  # an extra
     from granian.log import LogLevels  # same
     from granian.server import Server  # same
 
+    # Python 3.14 would import everything anew in each worker, and keep a process for nothing but its bookkeeping.
+    multiprocessing.set_start_method("fork", force=True)
     server = Server(
         "orlop.registry",
         address=address,
