@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from command import Orlop
+from elsewhere import Elsewhere
 
 
 @pytest.fixture
@@ -19,6 +21,18 @@ def orlop(tmp_path: Path) -> Iterator[Orlop]:
     if names:
         command.run("rm", "-f", *names)
     command.run("internal", "teardown")
+
+
+@pytest.fixture
+def elsewhere(orlop: Orlop) -> Iterator[Elsewhere]:
+    """The host that `orlop` works on, for this test."""
+    host = Elsewhere(orlop)
+    yield host
+    names = orlop.run("ps", "-aq").stdout.split()
+    if names:
+        orlop.run("rm", "-f", *names)
+    orlop.run("internal", "teardown")
+    os.close(host.descriptor)
 
 
 @pytest.fixture(scope="session")

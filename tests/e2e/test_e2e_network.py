@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
+import os
+import signal
 import socket
+import sqlite3
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from orlop.linux import process
+from orlop.runtime import lifecycle
+
 if TYPE_CHECKING:
     from command import Orlop
+    from elsewhere import Elsewhere
 
 SERVE = "while :; do echo hello | nc -l -p 80; done"
 
@@ -125,3 +134,47 @@ def test_files_that_name_hosts(orlop: Orlop, busybox: str) -> None:
     assert "10.1.2.3\tdb" in out
     assert "deck" in out
     assert "nameserver 10.9.9.9" in out
+
+
+@pytest.mark.parametrize("command", [["run", "--rm", "busybox", "true"], ["network", "create", "other"]])
+def test_a_flushed_firewall_is_restored_by_the_next_command(
+    orlop: Orlop, elsewhere: Elsewhere, busybox: str, command: list[str]
+) -> None:
+    """Whoever flushes all rules cuts published ports off; the next start, or change of networks, brings them back."""
+    orlop("run", "-d", "--name", "web", "-p", "8080:80", busybox, "sh", "-c", SERVE)
+    assert elsewhere.fetch(8080) == "hello\n"
+    elsewhere.run("nft", "flush", "ruleset")
+    assert "8080" not in elsewhere.run("nft", "list", "ruleset")
+
+    orlop(*command)
+
+    assert "8080" in elsewhere.run("nft", "list", "ruleset")
+    assert elsewhere.fetch(8080) == "hello\n"
+
+
+def test_what_killed_commands_left_goes_with_the_next(orlop: Orlop, elsewhere: Elsewhere, busybox: str) -> None:
+    """Links, ports and addresses of a container of which no record is left; those of one that runs stay."""
+    orlop("run", "-d", "--name", "web", "-p", "8080:80", busybox, "sh", "-c", SERVE)
+    lost = orlop("run", "-d", "--name", "lost", "-p", "8081:80", busybox, "sleep", "1000").strip()
+    address = orlop("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "lost").strip()
+    launch = json.loads((orlop.folder / "run/containers" / lost / "launch.json").read_text())
+    holder = os.open(f"/proc/{launch['pid']}/ns/net", os.O_RDONLY)  # else the kernel would take the link with it
+    try:
+        for who, ticks in (("shim_pid", "shim_ticks"), ("pid", "ticks")):
+            os.kill(launch[who], signal.SIGKILL)
+            assert process.wait_gone(launch[who], launch[ticks], 60)
+        with contextlib.closing(sqlite3.connect(orlop.folder / "root/state.db", timeout=60)) as database, database:
+            database.execute("DELETE FROM containers WHERE id = ?", (lost,))
+        assert lost[:12] in elsewhere.run("ip", "-br", "link")
+
+        orlop("network", "prune", "-f")
+
+        assert lost[:12] not in elsewhere.run("ip", "-br", "link")
+        rules = elsewhere.run("nft", "list", "ruleset")
+        assert "8080" in rules
+        assert "8081" not in rules
+        assert elsewhere.fetch(8080) == "hello\n"
+        assert f"{address}/" in orlop("run", "--rm", busybox, "ip", "-4", "addr", "show", "eth0")
+    finally:
+        os.close(holder)
+        lifecycle.delete(lost, state_root=str(orlop.folder / "run/runtime"), force=True)  # its cgroup

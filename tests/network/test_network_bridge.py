@@ -15,7 +15,7 @@ from netlab import BRIEF, HOST, HOST6, NETWORK, OTHER, OUTSIDE, OUTSIDE6
 from orlop.errors import Conflict, InvalidArgument, PermissionDenied
 from orlop.linux import route, sockets
 from orlop.linux.nftables import Nftables
-from orlop.network import bridge, firewall, ports
+from orlop.network import bridge, firewall, ports, publishing
 from orlop.network.values import Attachment, AttachRequest, Network
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def test_reconcile_takes_back_what_the_dead_left(lab: Lab) -> None:
     )
     lab.attachments.append(lab.on_host(lambda: bridge.attach(netns, stranger)))
 
-    assert lab.on_host(lambda: bridge.reconcile("lab", {live.container})) == 2
+    assert lab.on_host(lambda: bridge.reconcile("lab", lambda: {live.container})) == 2
 
     rules, links = lab.ruleset(), lab.run("ip", "-br", "link")
     assert dead.veth not in links
@@ -307,7 +307,7 @@ def test_reconcile_takes_back_what_the_dead_left(lab: Lab) -> None:
     assert live.veth in links
     assert "8081" in rules
     assert "8082" in rules
-    assert lab.on_host(lambda: bridge.reconcile("lab", {live.container})) == 0
+    assert lab.on_host(lambda: bridge.reconcile("lab", lambda: {live.container})) == 0
 
 
 def test_a_flushed_firewall_heals(lab: Lab) -> None:
@@ -318,9 +318,17 @@ def test_a_flushed_firewall_heals(lab: Lab) -> None:
     with pytest.raises(ConnectionRefusedError):
         lab.call(lab.outside, HOST, 8080)
 
-    lab.attach(3)
-    lab.on_host(lambda: bridge.restore([(NETWORK, first)]))
+    assert lab.on_host(lambda: publishing.restore([(NETWORK, first)])) == 1
+    assert lab.call(lab.outside, HOST, 8080) == b"yes"
+    assert lab.on_host(lambda: publishing.restore([(NETWORK, first)])) == 0, "nothing is missing now"
 
+    lab.run("nft", "flush", "ruleset")
+    lost: list[bool] = []
+    name, netns = lab.container(3)
+    request = AttachRequest(container=name, network=NETWORK, ip="10.91.0.3", scope="lab")
+    lab.attachments.append(lab.on_host(lambda: bridge.attach(netns, request, flushed=lambda: lost.append(True))))
+    assert lost == [True]
+    lab.on_host(lambda: publishing.restore([(NETWORK, first)]))
     assert lab.call(lab.outside, HOST, 8080) == b"yes"
 
 
@@ -576,7 +584,7 @@ def test_a_lost_race_for_a_port_is_reported_by_the_kernel(lab: Lab) -> None:
     lab.attach(2, "8080:80")
 
     def publish() -> None:
-        way = bridge.ways(lab.attachments[0])[0].replace(ip="10.91.0.9")
+        way = publishing.ways(lab.attachments[0])[0].replace(ip="10.91.0.9")
         with Nftables() as nft:
             firewall.open_way(nft, bridge="orlop0", subnets=(("10.91.0.0", 16),), ways=[way], owner="lab:x")
 

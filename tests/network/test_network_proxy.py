@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from netlab import HOST, HOST6, PATIENCE
 
 from orlop.linux import process, route, sockets
-from orlop.network import bridge, children, proxy
+from orlop.network import bridge, children, proxy, publishing
 from orlop.network.flows import Pipe, Sessions
 
 if TYPE_CHECKING:
@@ -265,12 +265,12 @@ def test_a_killed_proxy_is_started_again(lab: Lab) -> None:
     attachment = lab.attach(2, "[::]:8080:80")
     lab.serve(lab.container(2)[1], 80, answer=b"yes")
     pid = children.running(attachment.pid_file)
-    assert lab.on_host(lambda: bridge.start_proxy(attachment)) == pid
+    assert lab.on_host(lambda: publishing.start_proxy(attachment)) == pid
     assert lab.call(lab.outside, HOST6, 8080) == b"yes"
     os.kill(pid, 9)
     os.waitpid(pid, 0)
 
-    again = lab.on_host(lambda: bridge.start_proxy(attachment))
+    again = lab.on_host(lambda: publishing.start_proxy(attachment))
 
     assert again != pid
     assert lab.call(lab.outside, HOST6, 8080) == b"yes"

@@ -145,11 +145,19 @@ def attach(
             run_dir=status.run_dir(engine.root, record.id),
         ),
         keep=ports,
+        flushed=lambda: _restore(engine),
     )
     if given.warning:
         how = "; published ports are served by a proxy" if given.proxied else ""
         report(Event(action="warning", subject=record.name, text=f"{given.warning}{how}"))
     return given.to_json()
+
+
+def _restore(engine: Engine) -> None:
+    """Somebody has flushed the firewall: the other containers get back what it had of theirs."""
+    from orlop.engine import netrepair
+
+    netrepair.restore(engine)
 
 
 def bindings(config: dict[str, Any]) -> tuple[Any, ...]:

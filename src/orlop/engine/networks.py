@@ -69,6 +69,7 @@ class Networks:
                 "networks are bridges of the host, and bridges belong to root",
                 hint="containers of ordinary users share a network with --network container:NAME; or run as root",
             )
+        self.reconcile()
         if name in {DEFAULT, *_BUILT_IN, "default", "pasta"}:
             raise AlreadyExists(f"{name} is a network that is always there", hint="choose another name")
         pairs = dict(text.partition("=")[::2] for text in labels)
@@ -164,6 +165,7 @@ class Networks:
         if name in {DEFAULT, *_BUILT_IN}:
             raise InvalidArgument(f"{name} is a network that is always there and cannot be removed")
         record = self._find(name)
+        self.reconcile()
         users = [
             one.name
             for one in self._engine.root.state.containers.all(self._namespace)
@@ -187,6 +189,7 @@ class Networks:
     def prune(self, request: Prune = Prune()) -> Removed:
         """Delete the networks that people made and no container is in."""
         fits = _prune_test(request.filters)
+        self.reconcile()
         used = {one.config["network"]["mode"] for one in self._engine.root.state.containers.all(self._namespace)}
         doomed = [
             record
@@ -197,11 +200,21 @@ class Networks:
             self._delete(record)
         return Removed(actions=tuple(("deleted network", record["name"]) for record in doomed))
 
+    def reconcile(self) -> int:
+        """Take back what killed commands left of networks on this machine, and restore what others have flushed.
+
+        Done by every verb here that changes something. Returns how much was amiss.
+        """
+        from orlop.engine import netrepair
+
+        return netrepair.reconcile(self._engine)
+
     def tear_down(self) -> None:
         """Take every bridge of this root off the machine; the definitions stay, and bring them back when needed."""
         from orlop.network import bridge
         from orlop.network.values import Network
 
+        self.reconcile()
         for record in self._engine.root.state.networks.all(self._namespace):
             bridge.remove_network(Network.from_json(record["network"]), self.scope)
 

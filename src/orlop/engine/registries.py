@@ -36,7 +36,7 @@ def keychain(settings: Settings) -> Keychain:
 
 
 def client(settings: Settings) -> Client:
-    """A registry client with the user's credentials and proxies."""
+    """A registry client with the user's credentials and proxies, and the certificates that docker would trust."""
     from orlop.registry.client import Client
 
     return Client(
@@ -44,4 +44,5 @@ def client(settings: Settings) -> Client:
         insecure=settings.insecure_registries,
         proxies=dict(settings.environ),
         mirrors=settings.mirrors,
+        certificates=(f"{settings.docker_config}/certs.d", "/etc/docker/certs.d"),
     )

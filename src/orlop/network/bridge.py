@@ -1,4 +1,4 @@
-"""Bridge networks: the bridge, each container's pair of links, its published ports.
+"""Bridge networks: the bridge, and each container's pair of links. Its ports are in `publishing`.
 
 Everything happens in the network namespace of the calling thread (the host's), but for the container's side of the
 pair, for which the thread visits the container's namespace (`linux.sockets.inside`): nothing is forked. Whatever a
@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 
 from orlop.errors import Conflict, FailedPrecondition, InvalidArgument, PermissionDenied
 from orlop.linux import route, sockets
 from orlop.linux.nftables import Nftables
 from orlop.linux.route import Link, Route
-from orlop.network import children, firewall, ports, subnets
-from orlop.network.ports import Published, Reserved
-from orlop.network.ruleset import Way
-from orlop.network.values import DEFAULT_BRIDGE, Attachment, AttachRequest, Network
+from orlop.network import firewall, ports, publishing, subnets
+from orlop.network.values import Attachment, AttachRequest, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
+
+    from orlop.network.ports import Published, Reserved
 
 _VETH_PREFIX = "ol"
 _ID_CHARACTERS = 12
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ALIAS = "orlop"
-_ANYWHERE6 = "::"
-_LOOPBACK6 = "::1"
 _LINK_LOCAL = "fe80::1"
-_PROXY_CODE = "import sys;sys.path.insert(0,sys.argv[1]);from orlop.network.proxy import main;main()"
-_PROXIED_PROTOCOLS = ("tcp", "udp")
 
 
 def choose_network(name: str, *, taken: Iterable[str] = (), small: bool = False, bridge: str = "") -> Network:
@@ -70,25 +65,32 @@ def veth_name(container: str, number: int = 0) -> str:
     return f"{_VETH_PREFIX}{container[:_ID_CHARACTERS]}{_DIGITS[number]}"
 
 
-def attach(netns: int | str, request: AttachRequest, *, keep: list[sockets.Socket] | None = None) -> Attachment:
+def attach(
+    netns: int | str,
+    request: AttachRequest,
+    *,
+    keep: list[sockets.Socket] | None = None,
+    flushed: Callable[[], object] | None = None,
+) -> Attachment:
     """Join the network namespace `netns` (a descriptor, or a path such as /proc/PID/ns/net) to `request.network`.
 
     Afterwards the container has its link, addresses, routes and an up `lo`, and its ports are published. Where this
     fails, what was made is taken back. The host's ports are held by bound sockets only meanwhile, unless `keep` is
-    given: then they are added to it, for the caller to hold open (in the container's monitor, say).
+    given: then they are added to it, for the caller to hold open (in the container's monitor, say). `flushed` is called
+    when none of our firewall rules were there any more, and with them those of running containers: see `restore`.
 
     Conflict: a port or the bridge is somebody else's. PermissionDenied, FailedPrecondition: not possible for us here.
     """
     if isinstance(netns, str):
         fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return attach(fd, request, keep=keep)
+            return attach(fd, request, keep=keep, flushed=flushed)
         finally:
             os.close(fd)
     veth = veth_name(request.container, request.number)
     reserved = ports.reserve(() if request.network.internal else request.bindings, taken=request.taken)
     try:
-        attachment = _attach(netns, request, veth, reserved)
+        attachment = _attach(netns, request, veth, reserved, flushed)
         if keep is not None:
             for port in [one for one in reserved.held if one not in attachment.proxied]:  # those, the proxy holds
                 keep.append(reserved.held.pop(port))
@@ -97,14 +99,16 @@ def attach(netns: int | str, request: AttachRequest, *, keep: list[sockets.Socke
     return attachment
 
 
-def _attach(netns: int, request: AttachRequest, veth: str, reserved: Reserved) -> Attachment:
+def _attach(
+    netns: int, request: AttachRequest, veth: str, reserved: Reserved, flushed: Callable[[], object] | None
+) -> Attachment:
     network = request.network
     attachment = _planned(request, veth, tuple(reserved.published))
     try:
         with Route() as sock:
             bridge = _ensure_bridge(sock, network, request.scope)
             _add_pair(sock, netns, attachment, network, bridge)
-        sockets.inside(netns, lambda: _configure_inside(attachment, request))
+        sockets.inside(netns, lambda: _configure_inside(attachment))
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.EACCES}:
             raise
@@ -113,7 +117,7 @@ def _attach(netns: int, request: AttachRequest, veth: str, reserved: Reserved) -
             hint="bridge networks need root (CAP_NET_ADMIN); use --network pasta, host or none",
         ) from error
     try:
-        return _publish(attachment, request, reserved)
+        return publishing.publish(attachment, request, reserved, alive=_has_link, flushed=flushed)
     except BaseException:
         route.changes([route.link_delete(veth, missing_ok=True)])
         raise
@@ -253,7 +257,7 @@ def _add_pair(sock: Route, netns: int, attachment: Attachment, network: Network,
         sock.request(pair)
 
 
-def _configure_inside(attachment: Attachment, request: AttachRequest) -> None:
+def _configure_inside(attachment: Attachment) -> None:
     name = attachment.interface
     index = route.index_of(name)
     wanted = [
@@ -270,63 +274,6 @@ def _configure_inside(attachment: Attachment, request: AttachRequest) -> None:
         if gateway
     ]
     route.changes(wanted)
-    del request
-
-
-# --- published ports --------------------------------------------------------------------------------------------------
-
-
-def ways(attachment: Attachment) -> list[Way]:
-    """What the kernel translates for this container: all of its ports but those that the proxy serves."""
-    return [
-        Way(protocol=port.protocol, host_ip=port.host_ip, host_port=port.host_port, ip=ip, port=port.container_port)
-        for port in attachment.ports
-        if port not in attachment.proxied
-        for ip in (attachment.ip, attachment.ip6)
-        if ip and (not port.host_ip or (":" in port.host_ip) == (":" in ip))
-    ]
-
-
-def _needs_proxy(port: Published, attachment: Attachment) -> bool:
-    if ":" not in port.host_ip:
-        return False
-    # ::1 cannot be translated (IPv6 has no route_localnet), nor can IPv6 to an IPv4 address.
-    return port.host_ip == _LOOPBACK6 or not attachment.ip6
-
-
-def _publish(attachment: Attachment, request: AttachRequest, reserved: Reserved) -> Attachment:
-    network = request.network
-    owner = f"{attachment.scope}:{attachment.container}"
-    v4, v6 = subnets.parse(network.subnet), network.subnet6 and subnets.parse(network.subnet6)
-    with Nftables() as nft:
-        blocked = firewall.cut_off(network.bridge, nft, ipv6=bool(v6))
-        if blocked and request.beside_docker and firewall.pass_docker(nft, network.bridge, ipv6=bool(v6)):
-            blocked = firewall.cut_off(network.bridge, nft, ipv6=bool(v6))
-        proxied = tuple(
-            port
-            for port in attachment.ports
-            if port.protocol in _PROXIED_PROTOCOLS and (blocked or _needs_proxy(port, attachment))
-        )
-        attachment = attachment.replace(proxied=proxied, warning="" if network.internal else blocked)
-        firewall.open_way(
-            nft,
-            bridge=network.bridge,
-            subnets=(v4, v6) if v6 else (v4,),
-            internal=network.internal,
-            talk=network.talk,
-            ways=ways(attachment),
-            owner=owner,
-            alive=_has_link,
-        )
-    _forget_datagrams(attachment)
-    if proxied:
-        try:
-            start_proxy(attachment, reserved, python=request.python)
-        except BaseException:
-            with Nftables() as nft:
-                firewall.close_way(nft, ways(attachment))
-            raise
-    return attachment
 
 
 def _has_link(owner: str) -> bool:
@@ -334,53 +281,6 @@ def _has_link(owner: str) -> bool:
     start = f"{_VETH_PREFIX}{owner.rpartition(':')[2][:_ID_CHARACTERS]}"
     with Route() as sock:
         return any(link.name.startswith(start) for link in sock.links())
-
-
-def _forget_datagrams(attachment: Attachment) -> None:
-    udp = {port.host_port for port in attachment.ports if port.protocol == "udp"}
-    if udp:
-        from orlop.linux import conntrack  # only needed for UDP
-
-        conntrack.forget(17, udp, ipv6=bool(attachment.ip6))
-
-
-def start_proxy(attachment: Attachment, reserved: Reserved | None = None, *, python: str = "") -> int:
-    """Start the proxy for `attachment.proxied`, on ports that `reserved` holds or that are taken now; its pid.
-
-    Does nothing when it runs already: to be called again by whoever finds that it was killed.
-    """
-    pid = children.running(attachment.pid_file)
-    if pid:
-        return pid
-    held = {} if reserved is None else reserved.held
-    own: list[sockets.Socket] = []
-    served: list[tuple[Published, int]] = []
-    try:
-        for port in attachment.proxied:
-            sock = held.get(port)
-            if sock is None:
-                sock = ports.take(port.protocol, port.host_ip, port.host_port)
-                own.append(sock)
-            if port.protocol == "tcp":
-                ports.listen(sock)
-            served.append((port, sock.fileno()))
-        return _spawn_proxy(attachment, served, python or sys.executable)
-    finally:
-        for sock in own:
-            sock.close()
-
-
-def _spawn_proxy(attachment: Attachment, served: list[tuple[Published, int]], python: str) -> int:
-    arguments = [f"link={route.index_of(attachment.veth)}"]
-    keep = {}
-    above = max(3, *(fd for _, fd in served)) + 1  # no descriptor may be overwritten before it is passed on
-    for fd, (port, ours) in enumerate(served, above):
-        keep[fd] = ours
-        target = attachment.ip6 if attachment.ip6 and ":" in port.host_ip else attachment.ip
-        arguments.append(f"{port.protocol},{fd},{target},{port.container_port}")
-    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    command = ["orlop-proxy", "-I", "-S", "-X", "frozen_modules=on", "-c", _PROXY_CODE, folder, *arguments]
-    return children.spawn(python, command, attachment.pid_file, keep=keep)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -392,48 +292,31 @@ def detach(attachment: Attachment, *, delete_link: bool = True) -> None:
     Deleting the link waits for the kernel to quiesce (20 ms). When the container is dead and nobody else holds its
     network namespace, the kernel deletes it anyway: then `delete_link` False saves the wait.
     """
-    if attachment.pid_file:
-        children.stop(attachment.pid_file)
-    translated = ways(attachment)
-    if translated:
-        with Nftables() as nft:
-            firewall.close_way(nft, translated)
-        _forget_datagrams(attachment)
+    publishing.unpublish(attachment)
     if delete_link:
         route.changes([route.link_delete(attachment.veth, missing_ok=True)])
 
 
-def restore(attachments: Iterable[tuple[Network, Attachment]]) -> None:
-    """Put the firewall's entries of running containers back, after somebody has flushed all of the host's rules."""
-    with Nftables() as nft:
-        for network, attachment in attachments:
-            v4, v6 = subnets.parse(network.subnet), network.subnet6 and subnets.parse(network.subnet6)
-            wanted = ways(attachment)
-            firewall.close_way(nft, wanted)
-            firewall.open_way(
-                nft,
-                bridge=network.bridge,
-                subnets=(v4, v6) if v6 else (v4,),
-                internal=network.internal,
-                talk=network.talk,
-                ways=wanted,
-                owner=f"{attachment.scope}:{attachment.container}",
-            )
+def reconcile(scope: str, live: Callable[[], Collection[str]]) -> int:
+    """Delete links and published ports of this `scope` whose containers (ids) are not `live`; how many there were.
 
-
-def reconcile(scope: str, live: Collection[str]) -> int:
-    """Delete links and published ports of this `scope` whose containers (ids) are not `live`; how many there were."""
-    prefix = f"{_ALIAS}:{scope}:"
-    with Route() as sock:
-        dead = [
-            link.name
+    `live` is asked after all of them were listed, so that whatever starts meanwhile is not taken for dead.
+    """
+    prefix, owner = f"{_ALIAS}:{scope}:", f"{scope}:"
+    with Route() as sock, Nftables() as nft:
+        pairs = {
+            link.name: link.alias.removeprefix(prefix)
             for link in sock.links()
-            if link.kind == "veth" and link.alias.startswith(prefix) and link.alias.removeprefix(prefix) not in live
-        ]
+            if link.kind == "veth" and link.alias.startswith(prefix)
+        }
+        ports = {found.removeprefix(owner) for found, _ in firewall.published(nft) if found.startswith(owner)}
+        if not pairs and not ports:
+            return 0
+        alive = live()
+        dead = [name for name, container in pairs.items() if container not in alive]
         if dead:
             sock.request([route.link_delete(name, missing_ok=True) for name in dead])
-    with Nftables() as nft:
-        return len(dead) + firewall.reconcile(nft, scope, live)
+        return len(dead) + firewall.forget(nft, {owner + container for container in ports if container not in alive})
 
 
 def remove_network(network: Network, scope: str = "") -> None:
@@ -451,24 +334,6 @@ def remove_network(network: Network, scope: str = "") -> None:
                     f"the network {network.name} is in use by {', '.join(attached)}", hint="stop these containers first"
                 )
             sock.request([route.link_delete(network.bridge, missing_ok=True)])
-    v4, v6 = subnets.parse(network.subnet), network.subnet6 and subnets.parse(network.subnet6)
     with Nftables() as nft:
-        firewall.remove_network(nft, bridge=network.bridge, subnets=(v4, v6) if v6 else (v4,))
+        firewall.remove_network(nft, bridge=network.bridge, subnets=publishing.subnets_of(network))
         firewall.unpass_docker(nft, network.bridge)
-
-
-__all__ = [
-    "DEFAULT_BRIDGE",
-    "AttachRequest",
-    "Attachment",
-    "Network",
-    "attach",
-    "choose_network",
-    "detach",
-    "reconcile",
-    "remove_network",
-    "restore",
-    "start_proxy",
-    "veth_name",
-    "ways",
-]

@@ -63,14 +63,17 @@ def open_way(
     ways: Sequence[Way] = (),
     owner: str = "",
     alive: Callable[[str], bool] = lambda _: True,
-) -> None:
+) -> bool:
     """Let a network's traffic through and its container's published ports in, in one batch.
+
+    Returns whether the table itself had to be made: then what other running containers had in it is lost, too.
 
     Conflict when one of `ways` is already somebody else's; then nothing is changed. Somebody of whom `alive` (given an
     owner) says no was killed before it could tidy up, as was an earlier life of `owner`: its ports are taken over.
     """
+    anew = False
     for _ in range(_ATTEMPTS):
-        install(nft)
+        anew = install(nft) or anew
         batch = Batch(INET)
         for name, elements in network_elements(bridge, subnets, internal=internal, talk=talk).items():
             batch.add_elements(TABLE, name, elements)
@@ -87,7 +90,7 @@ def open_way(
             if taken := _taken(nft, ways, lambda holder: holder != owner and alive(holder)):
                 raise taken from error
             continue
-        return
+        return anew
     raise Conflict(
         "the firewall table inet orlop keeps changing", hint="something flushes all nf_tables rules: see nft monitor"
     )
@@ -144,12 +147,9 @@ def remove_network(nft: Nftables, *, bridge: str, subnets: tuple[tuple[str, int]
                     raise
 
 
-def reconcile(nft: Nftables, scope: str, live: Collection[str]) -> int:
-    """Delete the published ports of containers that are not `live` (ids), of this `scope` only; how many there were."""
-    prefix = f"{scope}:"
-    return _delete(
-        nft, lambda found: found.comment.startswith(prefix) and found.comment.removeprefix(prefix) not in live
-    )
+def forget(nft: Nftables, owners: Collection[str]) -> int:
+    """Delete the published ports of these owners; how many there were."""
+    return _delete(nft, lambda found: found.comment in owners) if owners else 0
 
 
 def published(nft: Nftables) -> list[tuple[str, Way]]:
