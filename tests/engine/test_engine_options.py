@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.engine import mounts, names, options
+from orlop.engine import limitrules, mounts, names, options, specs
 from orlop.engine.mounts import MountPoint
 from orlop.engine.requests import CreateContainer, Limits
 from orlop.errors import InvalidArgument, OrlopError, Unimplemented
+from orlop.linux.users import Identity
 
 IMAGE: dict[str, Any] = {
     "config": {
@@ -86,12 +87,68 @@ def test_bad_environment(entry: str) -> None:
         (Limits(memory=1 << 30, memory_swap=1 << 29), "less than --memory"),
         (Limits(memory=1 << 28, memory_reservation=1 << 29), "more than --memory"),
         (Limits(nano_cpus=10**9, cpu_quota=1000), "two ways"),
+        (Limits(memory_reservation=1 << 20), "minimum of 6m"),
+        (Limits(memory=-5), "--memory is -5"),
+        (Limits(memory_swap=-2), "--memory-swap is -2"),
+        (Limits(memory_swappiness=101), "--memory-swappiness is 101"),
+        (Limits(nano_cpus=10**7 - 1), "--cpus is"),
+        (Limits(nano_cpus=100_000 * 10**9), "this machine has"),
+        (Limits(cpu_shares=-1), "--cpu-shares is -1"),
+        (Limits(cpu_period=10), "--cpu-period is 10"),
+        (Limits(cpu_quota=10), "--cpu-quota is 10"),
+        (Limits(cpuset_cpus="a"), "--cpuset-cpus 'a'"),
+        (Limits(cpuset_cpus="3-1"), "--cpuset-cpus '3-1'"),
+        (Limits(cpuset_mems="0,"), "--cpuset-mems '0,'"),
+        (Limits(blkio_weight=5), "--blkio-weight is 5"),
+        (Limits(oom_score_adj=2000), "--oom-score-adj is 2000"),
+        (Limits(shm_size=-1), "--shm-size is -1"),
     ],
 )
 def test_limits_that_contradict(limits: Limits, words: str) -> None:
     """Limits that no kernel could honour are refused by name."""
     with pytest.raises(InvalidArgument, match=words):
         asked(limits=limits)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(),
+        Limits(memory=6 << 20, memory_swap=-1, memory_swappiness=0),
+        Limits(nano_cpus=10**7),
+        Limits(cpu_quota=-1, cpu_period=100_000),
+        Limits(cpuset_cpus="0,2-3", cpuset_mems="0"),
+        Limits(oom_score_adj=-1000, blkio_weight=10),
+    ],
+)
+def test_limits_that_docker_takes(limits: Limits) -> None:
+    """What docker takes is taken, the edges too."""
+    assert asked(limits=limits)["limits"]["memory"] == limits.memory
+
+
+def test_all_cpus_of_the_machine_and_no_more() -> None:
+    """--cpus goes up to what the machine has, as docker has it: more is a slip of the pen."""
+    limitrules.check(Limits(nano_cpus=4 * 10**9), cpus=4)
+    with pytest.raises(InvalidArgument, match="this machine has 4"):
+        limitrules.check(Limits(nano_cpus=4 * 10**9 + 1), cpus=4)
+
+
+def test_working_folder_is_absolute() -> None:
+    """A relative working folder is refused in the option's words."""
+    with pytest.raises(InvalidArgument, match="--workdir 'rel'"):
+        asked(workdir="rel")
+
+
+def test_primary_group_is_among_the_others() -> None:
+    """The program's own group is in its list of groups too, so that no setgid program sheds it (CVE-2022-36109)."""
+    assert specs.user(Identity(uid=5, gid=7, groups=(9,)), (8, 9))["additionalGids"] == [7, 9, 8]
+
+
+def test_mount_of_a_relative_folder() -> None:
+    """--mount takes ./folder, as -v does; a bare word could be a volume's name and is refused."""
+    assert mounts.parse_mount("type=bind,src=./here,dst=/x").source == "./here"
+    with pytest.raises(InvalidArgument, match="path of a source"):
+        mounts.parse_mount("type=bind,src=here,dst=/x")
 
 
 @pytest.mark.parametrize(

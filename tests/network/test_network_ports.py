@@ -41,6 +41,8 @@ V6 = st.ip_addresses(v=6).map(str)
         ("8000-8001:80-81", [("", 8000, 8000, 80, "tcp"), ("", 8001, 8001, 81, "tcp")]),
         ("8000-8010:80", [("", 8000, 8010, 80, "tcp")]),
         ("80-81", [("", 0, 0, 80, "tcp"), ("", 0, 0, 81, "tcp")]),
+        ("0:80", [("", 0, 0, 80, "tcp")]),
+        ("127.0.0.1:0:80/udp", [("127.0.0.1", 0, 0, 80, "udp")]),
     ],
 )
 def test_the_shapes_of_publish(text: str, wanted: list[tuple[str, int, int, int, str]]) -> None:
@@ -84,7 +86,6 @@ def test_no_text_breaks_the_parser(text: str) -> None:
     "text",
     [
         "",
-        "0:80",
         "80:0",
         "65536",
         "a:b",

@@ -71,6 +71,8 @@ class Containers:
         """Remove what never ran; the error that brought us here is the one worth telling."""
         from orlop.engine import creation, launch
 
+        if self.status(record).running:
+            return  # only we leave: it lives on, and removes itself at its end
         try:
             launch.settle(self._engine, record.id)
             creation.remove(self._engine, self.record(record.id), volumes=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from orlop.engine import attaching, journal, names, options, status
 from orlop.engine.requests import CreateContainer, Pull
 from orlop.engine.storage import unpack_image
-from orlop.errors import AlreadyExists, Conflict, InvalidArgument, NotFound
+from orlop.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound
 from orlop.events import Event
 from orlop.store.containers import ContainerRecord
 
@@ -38,7 +39,7 @@ def create(engine: Engine, request: CreateContainer, report: Report) -> Containe
     with root.lease() as lease:
         keys = unpack_image(engine, image, lease, report)
         container = names.container_id()
-        config["mounts"] = [_with_volume(engine, mount) for mount in config["mounts"]]
+        config["mounts"] = [_with_source(engine, mount) for mount in config["mounts"]]
         lease.hold("snapshot", container)
         engine.snapshotter.prepare(keys, container)
         record = _add(engine, request, image, config, container)
@@ -80,7 +81,13 @@ def _join_others(engine: Engine, config: dict[str, Any]) -> None:
     """Names of other containers in the config become ids; --volumes-from takes their mounts over."""
     for key in ("pid", "ipc"):
         if config[key].startswith("container:"):
-            config[key] = "container:" + engine.containers.record(config[key][10:]).id
+            other = engine.containers.record(config[key][10:])
+            if key == "ipc" and other.config["ipc"] == "none":
+                raise FailedPrecondition(
+                    f"--ipc container:{other.name}: that container has no shared memory to share (--ipc none)",
+                    hint="start it with --ipc shareable",
+                )
+            config[key] = f"container:{other.id}"
     mode = config["network"]["mode"]
     if mode.startswith("container:"):
         config["network"]["mode"] = "container:" + engine.containers.record(mode[10:]).id
@@ -96,8 +103,10 @@ def _join_others(engine: Engine, config: dict[str, Any]) -> None:
     config["mounts"].sort(key=lambda mount: (mount["target"].count("/"), mount["target"]))
 
 
-def _with_volume(engine: Engine, mount: dict[str, Any]) -> dict[str, Any]:
-    """A mount whose volume exists: made now if need be."""
+def _with_source(engine: Engine, mount: dict[str, Any]) -> dict[str, Any]:
+    """A mount whose volume exists, made now if need be; a folder is meant from where we are now, not at each start."""
+    if mount["kind"] == "bind":
+        return mount | {"source": os.path.abspath(os.path.expanduser(mount["source"]))}
     if mount["kind"] != "volume":
         return mount
     volume = engine.volumes.create(mount.get("source", ""), mount.get("labels", ()))
@@ -153,8 +162,6 @@ def _add(
 
 def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, measure: bool = False) -> int:
     """Delete a container that does not run, with all that is its own; with `measure`, the bytes its tree took."""
-    import os
-
     from orlop.store.collect import discard
 
     root = engine.root

@@ -55,7 +55,7 @@ def parse_volume(text: str) -> MountPoint:
     if len(parts) == 1:
         return MountPoint(kind="volume", target=_target(parts[0], text))
     source, target = parts[0], _target(parts[1], text)
-    is_path = source.startswith(("/", "./", "../", "~")) or source in {".", ".."}
+    is_path = _is_path(source)
     flags: dict[str, Any] = {}
     for option in parts[2].split(",") if len(parts) == 3 else ():
         if option in {"ro", "rw", "readonly"}:
@@ -72,6 +72,10 @@ def parse_volume(text: str) -> MountPoint:
     if is_path:
         return MountPoint(kind="bind", source=source, target=target, create_source=True, **flags)
     return MountPoint(kind="volume", source=volume_name(source), target=target, **flags)
+
+
+def _is_path(source: str) -> bool:
+    return source.startswith(("/", "./", "../", "~")) or source in {".", ".."}
 
 
 def parse_mount(text: str) -> MountPoint:
@@ -98,9 +102,9 @@ def parse_mount(text: str) -> MountPoint:
     if kind == "tmpfs":
         return _tmpfs_mount(text, target, source, fields, read_only=read_only)
     if kind == "bind":
-        if not source.startswith("/"):
+        if not _is_path(source):
             raise InvalidArgument(
-                f"--mount {text!r} needs an absolute source", hint="type=bind,source=/path,target=/path"
+                f"--mount {text!r} needs the path of a source", hint="a path starts with /, ./ or ../, e.g. source=/srv"
             )
         mount = MountPoint(
             kind=kind,

@@ -6,6 +6,9 @@ is refused here, before anything is made.
 
 from __future__ import annotations
 
+import os
+
+from orlop.engine import limitrules
 from orlop.engine.mounts import MountPoint, merge, parse_mount, parse_tmpfs, parse_volume
 from orlop.errors import InvalidArgument, Unimplemented
 from orlop.linux import signals
@@ -15,12 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-    from orlop.engine.requests import CreateContainer, Limits
+    from orlop.engine.requests import CreateContainer
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STOP_TIMEOUT = 10  # seconds between the stop signal and SIGKILL, docker's default
 _SHORTEST_PROBE = 1_000_000  # nanoseconds; docker's limit for intervals and timeouts of health checks
-_MIN_MEMORY = 6 << 20  # docker's: below it not even the runtime's own start fits
 
 
 def resolve(request: CreateContainer, image: dict[str, Any]) -> dict[str, Any]:
@@ -34,7 +36,10 @@ def resolve(request: CreateContainer, image: dict[str, Any]) -> dict[str, Any]:
             f"nothing to run: {request.image} has neither ENTRYPOINT nor CMD, and no command was given",
             hint=f"orlop run {request.image} COMMAND",
         )
-    _check_limits(request.limits)
+    limitrules.check(request.limits, cpus=os.cpu_count() or 1)
+    cwd = request.workdir or run.get("WorkingDir") or "/"
+    if not cwd.startswith("/"):
+        raise InvalidArgument(f"--workdir {cwd!r} is not an absolute path", hint=f"e.g. --workdir /{cwd}")
     _check_modes(request)
     signals.number_of(request.stop_signal or "TERM")
     mode = network_mode(request)
@@ -42,7 +47,7 @@ def resolve(request: CreateContainer, image: dict[str, Any]) -> dict[str, Any]:
         "entrypoint": entrypoint,
         "cmd": command,
         "env": environment(run.get("Env") or (), request.env, request.env_unset, tty=request.tty),
-        "cwd": request.workdir or run.get("WorkingDir") or "/",
+        "cwd": cwd,
         "user": run.get("User", "") if request.user is None else request.user,
         "groups": list(request.groups),
         "hostname": request.hostname,
@@ -226,7 +231,7 @@ def size(text: str, *, what: str) -> int:
 # What each --KIND takes besides "" and, where it ends with ":", the name of a container.
 _MODES = {
     "pid": ("private", "host", "container:"),
-    "ipc": ("private", "shareable", "host", "container:"),
+    "ipc": ("private", "shareable", "none", "host", "container:"),
     "uts": ("private", "host"),
     "userns": ("host",),
     "cgroupns": ("private", "host"),
@@ -239,25 +244,9 @@ def _check_modes(request: CreateContainer) -> None:
         mode = getattr(request, f"{kind}_mode")
         if not mode or mode in allowed or any(one.endswith(":") and mode.startswith(one) for one in allowed):
             continue
-        if (kind, mode) in {("userns", "auto"), ("ipc", "none")}:
+        if (kind, mode) == ("userns", "auto"):
             raise Unimplemented(f"--{kind} {mode} is not there yet", hint=f"use {', '.join(allowed)}, or leave it out")
         raise InvalidArgument(f"--{kind} {mode!r} is not a mode", hint=f"use {', '.join(allowed)}")
-
-
-def _check_limits(limits: Limits) -> None:
-    if limits.memory and limits.memory < _MIN_MEMORY:
-        raise InvalidArgument(f"--memory {limits.memory} is below the minimum of 6m", hint="use --memory 6m or more")
-    if limits.memory_swap > 0 and not limits.memory:
-        raise InvalidArgument("--memory-swap needs --memory", hint="--memory-swap is memory plus swap")
-    if 0 < limits.memory_swap < limits.memory:
-        raise InvalidArgument(
-            f"--memory-swap {limits.memory_swap} is less than --memory {limits.memory}",
-            hint="--memory-swap is the sum of memory and swap; equal to --memory means no swap, -1 unlimited swap",
-        )
-    if limits.memory_reservation and limits.memory and limits.memory_reservation > limits.memory:
-        raise InvalidArgument("--memory-reservation is more than --memory", hint="the reservation is the softer limit")
-    if limits.nano_cpus and (limits.cpu_period or limits.cpu_quota):
-        raise InvalidArgument("--cpus and --cpu-period/--cpu-quota are two ways to say one thing", hint="use --cpus")
 
 
 def _mounts(request: CreateContainer, run: dict[str, Any]) -> list[MountPoint]:

@@ -112,12 +112,13 @@ def with_home(env: list[str], around: Surroundings) -> list[str]:
 
 
 def user(identity: Identity, groups: Iterable[int]) -> dict[str, Any]:
-    """The spec's `user`; extra groups are numbers here (names were looked up before)."""
-    more = [*identity.groups, *groups]
-    found: dict[str, Any] = {"uid": identity.uid, "gid": identity.gid}
-    if more:
-        found["additionalGids"] = list(dict.fromkeys(more))
-    return found
+    """The spec's `user`; extra groups are numbers here (names were looked up before).
+
+    The group itself is among the additional ones, as docker has it since CVE-2022-36109: otherwise a setgid program
+    could shed it, and with it what a file's mode denies to just that group.
+    """
+    more = [identity.gid, *identity.groups, *groups]
+    return {"uid": identity.uid, "gid": identity.gid, "additionalGids": list(dict.fromkeys(more))}
 
 
 def capability_sets(config: dict[str, Any], identity: Identity) -> dict[str, list[str]]:
@@ -184,7 +185,7 @@ def _mounts(base: list[dict[str, Any]], config: dict[str, Any], around: Surround
             size = config["limits"]["shm_size"] or _SHM_SIZE
             options = [option for option in mount["options"] if not option.startswith("size=")]
             found[at] = mount | {"options": [*options, f"size={size}"]}
-    if dict(around.joined).get("ipc"):
+    if dict(around.joined).get("ipc") or config["ipc"] == "none":
         found = [mount for mount in found if not mount["destination"].endswith("/shm")]  # the other's is bound instead
     for source, target in around.files:
         if target not in asked:

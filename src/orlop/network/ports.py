@@ -80,7 +80,7 @@ def parse(text: str) -> tuple[Binding, ...]:
         raise _malformed(text, f"the protocol {protocol!r} is not tcp, udp or sctp")
     host_ip, host, container = _split(text, body)
     first, last = _range(text, container, "container port")
-    if not host:
+    if not host or host == "0":  # docker's other way to say "any"
         return tuple(
             Binding(container_port=port, protocol=protocol, host_ip=host_ip) for port in range(first, last + 1)
         )
