@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, OrlopError
+from orlop.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    OrlopError,
+    ResourceExhausted,
+)
 from orlop.linux import cgroups, namespaces
-from orlop.runtime import execute
+from orlop.runtime import arrival, execute
 from orlop.runtime.errors import ProgramNotFound, ProgramRefused
 from orlop.runtime.testing import until
 
@@ -173,6 +181,83 @@ def test_entering_by_the_hosts_namespaces(box: Box) -> None:
     assert out == [os.readlink("/proc/self/ns/net"), os.readlink(f"/proc/{created.container.pid}/ns/mnt")]
     assert namespaces.identity("/proc/self/ns/net") == namespaces.identity(f"/proc/{created.container.pid}/ns/net")
     box.kill(created)
+
+
+def test_our_interpreter_stays_outside(box: Box, running: Created) -> None:
+    """While a program enters, no interpreter of ours has a number in the container's PID namespace."""
+    seen: list[list[str]] = []
+    kept: list[int] = []
+
+    def look(master: int) -> None:
+        kept.append(os.dup(master))
+        with open("/proc/thread-self/children") as file:
+            for pid in file.read().split():
+                if int(pid) != running.container.pid and "python" in os.readlink(f"/proc/{pid}/exe"):
+                    with open(f"/proc/{pid}/status") as status:
+                        seen.extend(line.split()[1:] for line in status if line.startswith("NSpid:"))
+
+    given_process = box.process | {"args": ["true"], "terminal": True}
+    for _ in range(5):
+        started = execute.begin(running.container.id, given_process, state_root=box.state_root, console=look)
+        assert execute.wait(started.pid) == 0
+    for fd in kept:
+        os.close(fd)
+    assert not [numbers for numbers in seen if len(numbers) > 1]
+
+
+def test_a_profile_without_clone(box: Box) -> None:
+    """Where seccomp forbids what the trampoline needs to fork, a program is still entered, the other way."""
+    box.linux["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["clone", "clone3", "fork", "vfork"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    created = box.running("/bin/sleep", "1000")
+    result = box.execute(created, "/bin/readlink", "/proc/self/ns/pid")
+    assert result.out.split() == [os.readlink(f"/proc/{created.container.pid}/ns/pid")]
+    assert box.execute(created, "/bin/sh", "-c", "(true); echo lives").code != 0  # the shell cannot fork
+    box.kill(created)
+
+
+def test_no_more_processes(box: Box) -> None:
+    """In a container that may have no more processes, a start fails and says so; nothing of it is left."""
+    box.linux["resources"] |= {"pids": {"limit": 1}}
+    created = box.running("/bin/sleep", "1000")
+    with pytest.raises(ResourceExhausted, match="takes no more processes"):
+        box.execute(created, "/bin/true")
+    until(lambda: cgroups.Cgroup(created.container.cgroup).pids() == [created.container.pid])
+    box.kill(created)
+
+
+def test_only_our_child_is_believed(box: Box, running: Created) -> None:
+    """What others write to the trampoline's socket, before or after it, is not taken for its word (or an error)."""
+    for forged in (b"", b"\1\0\0\0", b"\xff\xff\xff\xff", b"long and wrong"):
+        news = arrival.Arrival()
+        liar = os.fork()
+        if liar == 0:
+            for _ in range(3):
+                os.write(news.fd, forged)
+            os._exit(0)
+        os.waitpid(liar, 0)
+        honest = os.fork()
+        if honest == 0:
+            os.write(news.fd, (4242).to_bytes(4, "little"))
+            os._exit(0)
+        assert news.wait(honest, running.container) == (4242, b"")
+        news.close()
+
+
+def test_a_trampoline_that_dies(running: Created) -> None:
+    """When the trampoline's process ends without a word, the start fails, though somebody holds its socket open."""
+    news = arrival.Arrival()
+    silent = os.fork()
+    if silent == 0:
+        os._exit(0)
+    with pytest.raises(Internal, match="died"):
+        news.wait(silent, running.container)
+    os.write(news.fd, b"late")
+    news.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(silent, 0)
 
 
 @given(st.sets(st.integers(0, 200), max_size=20))

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop.linux import seccomp
-from orlop.runtime import barrier, executable, trampoline
+from orlop.runtime import barrier, executable, trampoline, verdicts
 from orlop.runtime.errors import ProgramNotFound, ProgramRefused
+from orlop.runtime.testing import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +121,127 @@ def test_the_other_machines_code_runs(tmp_path: Path) -> None:
     assert ran.stdout == b"from arm\n"
     failed = subprocess.run([*words, "/not/there", path, "x"], capture_output=True, check=False)
     assert (failed.returncode, int.from_bytes(failed.stderr, "little")) == (127, errno.ENOENT)
+
+
+def test_it_forks(tmp_path: Path) -> None:
+    """With `fork` a child executes the program, in a session of its own; what clone returned is the report."""
+    out = tmp_path / "out"
+    reader, writer = os.pipe()
+    image = trampoline.image(writer, fork=trampoline.CLONE_VFORK | trampoline.SIGCHLD)
+    script = f'echo $PPID $(cut -d" " -f6 /proc/$$/stat) $$ > {out}.part; mv {out}.part {out}; exec cat /proc/self/stat'
+    assert _run(image, ["/bin/sh", "sh", "-c", script], writer) == 0
+    os.close(writer)
+    child = int.from_bytes(os.read(reader, 10), "little")
+    os.close(reader)
+    until(out.exists)
+    _, session, own = out.read_text().split()
+    assert int(session) == int(own) == child
+
+
+def test_it_says_when_it_cannot_fork() -> None:
+    """A clone that the kernel refuses is reported as a negative errno, and nothing is executed."""
+    reader, writer = os.pipe()
+    assert _run(trampoline.image(writer, fork=0x10000), ["/bin/false", "x"], writer) == 0  # CLONE_THREAD alone
+    os.close(writer)
+    assert int.from_bytes(os.read(reader, 10), "little", signed=True) == -errno.EINVAL
+    os.close(reader)
+
+
+def test_its_terminal() -> None:
+    """With `terminal` standard input becomes the controlling terminal; what is none is reported with a bit of its own."""
+    master, slave = os.openpty()
+    reader, writer = os.pipe()
+    fork = trampoline.CLONE_VFORK | trampoline.SIGCHLD
+    image = trampoline.image(writer, fork=fork, terminal=True)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(slave, 0)
+            _run(image, ["/bin/sh", "sh", "-c", "echo mine > /dev/tty"], writer)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(slave)
+    assert os.read(master, 6) == b"mine\r\n"
+    os.close(master)
+    assert len(os.read(reader, 100)) == 4
+    pid = os.fork()
+    if pid == 0:
+        try:
+            null = os.open("/dev/null", os.O_RDWR)
+            os.dup2(null, 0)
+            _run(image, ["/bin/sh", "sh", "-c", "exit 1"], writer)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    said = os.read(reader, 100)
+    os.close(reader)
+    os.close(writer)
+    assert int.from_bytes(said[:4], "little") == trampoline.TERMINAL_FAILED | errno.ENOTTY
+
+
+@pytest.mark.skipif(not shutil.which("qemu-aarch64-static"), reason="the other machine is not emulated here")
+def test_the_other_machines_code_forks(tmp_path: Path) -> None:
+    """The arm64 code that forks does so, takes its terminal or says why not, and tells the child."""
+    path = tmp_path / "image"
+    words = ["qemu-aarch64-static", "-0"]
+    path.write_bytes(trampoline.image(2, fork=trampoline.SIGCHLD, machine="aarch64"))
+    path.chmod(0o755)
+    # the child has no standard error any more when it runs, so the report is all that comes there
+    ran = subprocess.run([*words, "/bin/busybox", path, "echo", "from", "arm"], capture_output=True, check=True)
+    assert ran.stdout == b"from arm\n"
+    assert int.from_bytes(ran.stderr, "little", signed=True) > 0
+    image = trampoline.image(
+        2, seccomp=b"\x06\0\0\0\0\0\xff\x7f", fork=trampoline.SIGCHLD, terminal=True, machine="aarch64"
+    )
+    path.write_bytes(image)
+    failed = subprocess.run(
+        [*words, "/bin/busybox", path, "echo", "x"], stdin=subprocess.DEVNULL, capture_output=True, check=True
+    )
+    assert failed.stdout == b""
+    words32 = {int.from_bytes(failed.stderr[at : at + 4], "little") for at in range(0, len(failed.stderr), 4)}
+    assert trampoline.TERMINAL_FAILED | errno.ENOTTY in words32
+
+
+# what seccomp profiles allow
+
+
+def test_verdicts() -> None:
+    """A call passes when a rule for its arguments lets it, and no rule that may match denies it."""
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [
+            {"names": ["a", "b"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["b"], "action": "SCMP_ACT_KILL", "args": [{"index": 3, "value": 1, "op": "SCMP_CMP_EQ"}]},
+            *(
+                {"names": [op], "action": "SCMP_ACT_LOG", "args": [{"index": 0, "value": 5, "op": f"SCMP_CMP_{op}"}]}
+                for op in ("NE", "LT", "LE", "EQ", "GE", "GT", "unknown")
+            ),
+            {
+                "names": ["m"],
+                "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 0, "value": 0xF0, "valueTwo": 0x10, "op": "SCMP_CMP_MASKED_EQ"}],
+            },
+        ],
+    }
+    assert verdicts.allows(profile, "a")
+    assert not verdicts.allows(profile, "b", 1)
+    assert not verdicts.allows(profile, "other")
+    expected = {"NE": (4, 6), "LT": (4,), "LE": (4, 5), "EQ": (5,), "GE": (5, 6), "GT": (6,), "unknown": ()}
+    for op, passing in expected.items():
+        assert tuple(value for value in (4, 5, 6) if verdicts.allows(profile, op, value)) == passing
+    assert not verdicts.allows(profile, "EQ")
+    assert verdicts.allows(profile, "m", 0x1F)
+    assert not verdicts.allows(profile, "m", 0x2F)
+
+
+def test_the_default_profile_lets_it_fork() -> None:
+    """Under the default profile the trampoline that forks works; under one without clone, or setsid, it does not."""
+    profile = seccomp.for_capabilities(())
+    assert verdicts.allows_forking(profile, terminal=True)
+    for name in ("clone", "setsid", "ioctl", "execveat"):
+        rules = [rule | {"names": [one for one in rule["names"] if one != name]} for rule in profile["syscalls"]]
+        assert not verdicts.allows_forking(profile | {"syscalls": rules}, terminal=True)
 
 
 # what a file is

@@ -120,4 +120,6 @@ def check(said: bytes) -> None:
         number = int.from_bytes(code[:4], "little")
         if number & trampoline.SECCOMP_FAILED:
             raise Internal(f"the seccomp filter cannot be installed: {os.strerror(number & 0xFFFF)}")
+        if number & trampoline.TERMINAL_FAILED:
+            raise Internal(f"the terminal cannot become the program's own: {os.strerror(number & 0xFFFF)}")
         raise executable.explain(os.fsdecode(name), number, head)

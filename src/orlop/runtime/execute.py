@@ -1,8 +1,13 @@
 """Another program in a running container (runc's `exec`; the runtime-spec leaves it to runtimes).
 
 The caller, which must have one thread, forks a child that joins the container's cgroups and, in one setns call on a
-pidfd, its namespaces. To be born in the container's PID namespace the child needs a parent whose children go there: the
-caller joins it for the moment of the fork and goes back, so that the child is the caller's own.
+pidfd, its namespaces. The PID namespace it joins for its children only: it gives up its rights outside, where nobody of
+the container can reach an interpreter of ours (CAP_SYS_PTRACE would open it, dumpable or not), and the trampoline forks
+the program into it, as the caller's own child (see `arrival`).
+
+Where the trampoline cannot fork (a seccomp profile or a scheduling policy forbids it, a security module's label leaves
+no room for a trampoline, memfds cannot be executed) the caller joins the PID namespace for the moment of the fork and
+goes back, and the interpreter that enters is only hidden by not being dumpable.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import select
 from orlop.errors import DeadlineExceeded, FailedPrecondition, Internal, InvalidArgument, NotFound
 from orlop.linux import cgroups, namespaces, process, users
 from orlop.oci import runtime_spec
-from orlop.runtime import barrier, channel, errors, hygiene, lifecycle, membership, nodes
+from orlop.runtime import arrival, barrier, channel, errors, hygiene, lifecycle, membership, nodes
 from orlop.runtime import exit as exits
 from orlop.runtime import state as states
 from orlop.runtime.creation import ignore
@@ -148,6 +153,7 @@ class _Joining:
             if not container.alive:  # checked after the pidfd is ours: from now on it is this process or none
                 raise FailedPrecondition(f"container {container.id} has just stopped")
             flags = _foreign(container.pid)
+            news = self._stage(flags)
             ours, theirs = channel.pair()
             reader, writer = os.pipe2(os.O_CLOEXEC)
             try:
@@ -155,28 +161,65 @@ class _Joining:
             finally:
                 theirs.close()
                 os.close(writer)
+                if news:
+                    news.entrust()
+                    os.close(self._program.memfd)
         finally:
             os.close(pidfd)
+        try:
+            return self._await(pid, ours, reader, news, console, warn)
+        finally:
+            ours.close()
+            os.close(reader)
+            if news:
+                news.close()
+
+    def _await(
+        self,
+        pid: int,
+        ours: channel.Channel,
+        reader: int,
+        news: arrival.Arrival | None,
+        console: Callable[[int], None] | None,
+        warn: Callable[[str], None],
+    ) -> Started:
+        """Wait until our child `pid` has executed the program, or had it executed; on failure nothing of it is left."""
+        master = -1
         try:
             master = self._listen(ours, console, warn)
             said = _read_all(reader)
             barrier.check(said)
+            if news:
+                child, pid = pid, -1  # from here on it is reaped by `wait`
+                pid, code = news.wait(child, self._container)
+                barrier.check(said + code)
         except BaseException as error:
-            os.kill(pid, _SIGKILL)  # not reaped yet, so it is still ours
-            os.waitpid(pid, 0)
+            if master >= 0:
+                os.close(master)
+            if pid >= 0:
+                os.kill(pid, _SIGKILL)  # not reaped yet, so it is still ours
+                os.waitpid(pid, 0)
             if isinstance(error, EOFError):
                 raise Internal("the process that enters the container died") from None
             raise
-        finally:
-            ours.close()
-            os.close(reader)
         return Started(pid=pid, terminal=master)
 
+    def _stage(self, flags: int) -> arrival.Arrival | None:
+        """Have the trampoline fork into the PID namespace; None where it cannot, or where that is ours as well."""
+        if not flags & namespaces.CLONE_NEWPID or not self._program.forks:
+            return None
+        news = arrival.Arrival()
+        if self._program.stage(news.fd):
+            return news
+        news.close()
+        return None
+
     def _fork(self, flags: int, body: Callable[[], NoReturn]) -> int:
-        if flags & namespaces.CLONE_NEWPID and not users.in_initial_namespace():
+        into = flags & namespaces.CLONE_NEWPID and self._program.report_fd < 0
+        if into and not users.in_initial_namespace():
             return self._fork_staged(body)
         home = -1
-        if flags & namespaces.CLONE_NEWPID:
+        if into:
             home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             target = os.open(f"/proc/{self._container.pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
             namespaces.setns(target, namespaces.CLONE_NEWPID)
@@ -274,7 +317,8 @@ class _Joining:
         if not self._container.own_mounts:
             root = os.open(f"/proc/{self._container.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         hygiene.seal((0, 1, 2, *self._extra, pidfd, root, theirs.fd, *program.descriptors))
-        namespaces.setns(pidfd, flags & ~namespaces.CLONE_NEWPID)
+        # with a trampoline that forks this is where the PID namespace of its child is set; else we are in it already
+        namespaces.setns(pidfd, flags if program.report_fd >= 0 else flags & ~namespaces.CLONE_NEWPID)
         os.close(pidfd)
         if root >= 0:
             os.fchdir(root)
@@ -301,7 +345,8 @@ class _Joining:
             raise FailedPrecondition(f"the container has no /dev/pts: {error.strerror}") from error
         master, slave, _ = nodes.open_terminal(pts)
         os.close(pts)
-        take_terminal(self._program.size, master, slave)
+        # a trampoline that forks makes it the controlling terminal of its child's session
+        take_terminal(self._program.size, master, slave, controlling=self._program.report_fd < 0)
         os.fchown(0, self._program.uid, -1)
         theirs.send((master,), terminal=True)
         os.close(master)

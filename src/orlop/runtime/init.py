@@ -245,15 +245,19 @@ def become_root() -> None:
             raise
 
 
-def take_terminal(size: tuple[int, int], master: int, slave: int) -> None:
-    """Make `slave` our standard streams and controlling terminal, of `size` (rows, columns) unless that is (0, 0)."""
+def take_terminal(size: tuple[int, int], master: int, slave: int, *, controlling: bool = True) -> None:
+    """Make `slave` our standard streams, of `size` (rows, columns) unless that is (0, 0).
+
+    It becomes our controlling terminal, too, unless `controlling` is off.
+    """
     if size != (0, 0):
         terminal.set_window_size(master, *size)
     for number in range(3):
         os.dup2(slave, number)
     if slave > 2:
         os.close(slave)
-    terminal.make_controlling(0)
+    if controlling:
+        terminal.make_controlling(0)
 
 
 def loopback_up() -> None:

@@ -13,7 +13,7 @@ import stat
 from orlop.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from orlop.linux import capabilities, process, seccomp, sockets, syscalls, users
 from orlop.oci import jsontext
-from orlop.runtime import barrier, executable, trampoline
+from orlop.runtime import barrier, executable, trampoline, verdicts
 from orlop.runtime.errors import ProgramRefused
 
 TYPE_CHECKING = False
@@ -51,6 +51,7 @@ class Program:
         "entered",
         "environment",
         "exe",
+        "forks",
         "gid",
         "groups",
         "hook_fd",
@@ -65,6 +66,7 @@ class Program:
         "personality",
         "process",
         "reply_fd",
+        "report_fd",
         "rlimits",
         "seccomp",
         "seccomp_flags",
@@ -106,7 +108,9 @@ class Program:
         self.listener: dict[str, Any] = {}
         self.listener_socket: _socket.socket | None = None
         self.by_proc = self.entered = False
-        self.memfd = self.reply_fd = self.hook_memfd = self.hook_fd = -1
+        # A scheduling policy may forbid to fork, or be reset by it
+        self.forks = trampoline.supported() and self.label is None and not given.get("scheduler")
+        self.memfd = self.reply_fd = self.report_fd = self.hook_memfd = self.hook_fd = -1
         self.exe: tuple[int, int] = (0, 0)
         profile = linux.get("seccomp")
         if profile:
@@ -119,9 +123,31 @@ class Program:
             if not profile.get("listenerPath"):
                 raise InvalidArgument("a seccomp profile that notifies needs a listenerPath")
             self.listener = {"path": profile["listenerPath"], "metadata": profile.get("listenerMetadata") or ""}
-        self.by_proc = not _allows(profile, "execveat")
+        self.by_proc = not verdicts.allows(profile, "execveat")
+        if self.listener or not (self.no_new_privs or verdicts.allows_forking(profile, terminal=self.terminal)):
+            self.forks = False
 
     # --- outside
+
+    def stage(self, report_fd: int) -> bool:
+        """Make the trampoline that forks: `execute` will report to `report_fd` as `arrival` says.
+
+        False where that cannot be. The program must be prepared and executed by a child of the caller, for whose
+        children the PID namespace is set; the caller closes `memfd`.
+        """
+        if not self.forks:
+            return False
+        late = self.seccomp if self.no_new_privs else b""
+        flags = self.seccomp_flags if late else 0
+        image = trampoline.image(
+            report_fd, seccomp=late, seccomp_flags=flags, fork=trampoline.INTO, terminal=self.terminal
+        )
+        try:
+            self.memfd = trampoline.sealed(image)
+        except OSError:
+            return False  # this host forbids executable memfds
+        self.report_fd = report_fd
+        return True
 
     def prepare(self, reply_fd: int, *, hooks: bool = False) -> None:
         """Make the trampoline and remember our interpreter: call before entering the container.
@@ -137,7 +163,7 @@ class Program:
             self.listener_socket = _connect(self.listener["path"])
         if self.label is not None:
             self.label_fd = os.open(self.label[0], os.O_WRONLY | os.O_CLOEXEC)
-        elif trampoline.supported():
+        elif self.memfd < 0 and trampoline.supported():
             late = self.seccomp if self.no_new_privs and not self.listener else b""
             try:
                 self.memfd = trampoline.sealed(
@@ -154,8 +180,12 @@ class Program:
         """What must stay open until execve."""
         listener = self.listener_socket.fileno() if self.listener_socket is not None else -1
         return [
-            fd for fd in (listener, self.memfd, self.reply_fd, self.label_fd, self.hook_fd, self.hook_memfd) if fd >= 0
-        ]
+            fd
+            for fd in (
+                listener, self.memfd, self.reply_fd, self.report_fd, self.label_fd, self.hook_fd, self.hook_memfd,
+            )
+            if fd >= 0
+        ]  # fmt: skip
 
     def set_oom_score(self, warn: Callable[[str], None]) -> None:
         """How eagerly the kernel kills us for memory; call while our own /proc is the host's and open to us."""
@@ -254,6 +284,10 @@ class Program:
         """Execute the file. A failure is raised or, once the trampoline runs, written to the reply descriptor."""
         environment = self._environment()
         os.write(self.reply_fd, barrier.prelude(path, head))
+        if self.report_fd >= 0:
+            # Only the trampoline may go on: we are outside of the container's PID namespace
+            os.set_inheritable(self.report_fd, True)
+            os.execve(self.memfd, [path, *self.argv], environment)  # noqa: S606  # no shell: on purpose
         if self.memfd >= 0:
             os.set_inheritable(self.reply_fd, True)
             place: int | str = self._by_name() if self.by_proc else self.memfd
@@ -427,16 +461,6 @@ def _scheduling(given: dict[str, Any]) -> None:
         raise InvalidArgument(
             f"{io_priority['class']!r} is not an I/O priority class", hint=f"one of {', '.join(_IO_CLASSES)}"
         )
-
-
-def _allows(profile: dict[str, Any], name: str) -> bool:
-    """Whether a seccomp profile lets a system call through, whatever its arguments."""
-    passing = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
-    verdict: bool = profile["defaultAction"] in passing
-    for rule in profile.get("syscalls") or ():
-        if name in rule["names"]:
-            verdict = rule["action"] in passing and not rule.get("args")
-    return verdict
 
 
 def _write(path: str, text: str) -> None:
