@@ -476,6 +476,18 @@ def test_events(line: Line) -> None:
     assert json.loads(line.ok("events", "--filter", "image=web", "--format", "json"))["Action"] == "pull"
     assert line.ok("events", "-f", "type=container", "-f", "event=stop") == ""
     assert "know no filter 'x'" in line("events", "-f", "x=1").err
+    shown = "{{.Type}} {{.Action}} {{.Actor.ID}} {{.Actor.Attributes.name}} {{.Time}} {{.TimeNano}}{{.From}}"
+    assert line.ok("events", "-f", "type=image", "--format", shown) == "image pull abc web 0 1000000001\n"
+
+
+def test_what_is_forced_away_may_be_gone_already(line: Line) -> None:
+    """`rm -f` and `rmi -f` of what is not there say so and succeed, so that scripts can clean up; without -f they fail."""
+    for command, name in (("rm", "nobody"), ("rmi", "gone")):
+        assert line(command, name).code == 1
+        forced = line(command, "-f", name)
+        assert forced.code == 0
+        assert forced.out == ""
+        assert name in forced.err
 
 
 def test_info_and_version_templates(line: Line) -> None:

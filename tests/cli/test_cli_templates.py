@@ -23,6 +23,7 @@ DATA = typed(
             "Networks": {"bridge": {"IPAddress": "172.17.0.2"}, "back": {"IPAddress": "10.5.0.2"}},
             "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "81/tcp": None},
         },
+        "Mounts": [{"Destination": "/a"}, {"Name": "data", "Destination": "/b"}],
         "Ratio": 0.5,
         "Nothing": None,
     }
@@ -53,6 +54,14 @@ DATA = typed(
         ("{{.Config.Cmd}}{{.HostConfig.CapAdd}}", "[][]"),
         ("{{.State.Running}} {{not .State.Running}}", "true false"),
         ("{{.Nothing}}", "<no value>"),
+        # what docker's JSON leaves out when it is empty is there for templates all the same
+        ("{{.State.Health}} {{json .State.Health}}", "<nil> null"),
+        ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
+        (
+            "{{.Config.StopSignal}}|{{.Config.Healthcheck}}|{{.HostConfig.Init}}|{{.HostConfig.Tmpfs}}",
+            "|<nil>|<nil>|map[]",
+        ),
+        ("{{range .Mounts}}{{.Name}}|{{.Destination}};{{end}}", "|/a;data|/b;"),
         ("{{.Config.Labels.team}}|{{.Config.Labels.none}}", "deck|<no value>"),
         ('{{index .Config.Labels "com.example/x"}}|{{index .Config.Labels "none"}}|', "y||"),
         ("{{.Ratio}}", "0.5"),

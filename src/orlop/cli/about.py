@@ -76,6 +76,8 @@ def _info(session: Session, given: Given) -> int:
         return 0
     for name, value in found.items():
         shown = units.human_memory(value) if name == "MemTotal" else value
+        if isinstance(value, list | dict):
+            shown = ", ".join(value.values() if isinstance(value, dict) else value)
         print(f"{_words(name)}: {str(shown).lower() if isinstance(shown, bool) else shown}")
     return 0
 
@@ -111,14 +113,14 @@ def doctors_report(findings: list[Finding]) -> str:
 
 
 def _events(session: Session, given: Given) -> int:
-    from orlop.cli.events import line
+    from orlop.cli.events import fields, line
     from orlop.cli.listoptions import filters
 
     template = given.text("format")
     wanted = filters(given.list("filter"))
     for event in session.engine.system.events(given.text("since"), given.text("until"), filters=wanted):
         if template:
-            _print_one(event, template)
+            _print_one(event if template == "json" else fields(event), template)
         else:
             print(line(event))
         # whoever reads wants to know now

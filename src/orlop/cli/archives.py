@@ -37,7 +37,11 @@ def _save_to(session: Session, wanted: Save, path: str) -> None:
         return
     beside = f"{path}.{os.getpid()}.part"
     try:
-        with open(beside, "xb") as out:
+        out = open(beside, "xb")  # noqa: SIM115  # closed below; only opening is translated
+    except OSError as error:
+        raise InvalidArgument(f"cannot write {path}: {error.strerror}", hint="does its folder exist?") from error
+    try:
+        with out:
             session.engine.images.save(wanted, out.write)
         os.rename(beside, path)
     except BaseException:

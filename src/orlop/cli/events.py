@@ -7,6 +7,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def fields(event: dict[str, Any]) -> dict[str, Any]:
+    """The fields of docker's `events` templates."""
+    names = {"Status": "status", "ID": "id", "From": "from", "Scope": "scope", "Time": "time", "TimeNano": "timeNano"}
+    found = {name: event.get(key, "") for name, key in names.items()}
+    return {"Type": event["Type"], "Action": event["Action"], "Actor": event["Actor"], **found}
+
+
 def line(event: dict[str, Any]) -> str:
     """`2026-01-31T12:00:00.000000000Z container start abc (name=web)`."""
     import time

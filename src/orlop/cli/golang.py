@@ -20,8 +20,16 @@ class Map(dict[str, "Any"]):
         self.zero = zero
 
 
+class Struct(dict[str, "Any"]):
+    """A Go struct some of whose fields docker leaves out of the JSON when they are empty: `omitted` has their zeros."""
+
+    def __init__(self, items: Mapping[str, Any], omitted: Mapping[str, Any]) -> None:
+        super().__init__(items)
+        self.omitted = omitted
+
+
 class Nil:
-    """A nil slice or map: prints as `[]` or `map[]`, is null in JSON, and is empty."""
+    """A nil slice, map or pointer: prints as `[]`, `map[]` or `<nil>`, is null in JSON, and is empty."""
 
     __slots__ = ("shown",)
 
@@ -40,6 +48,7 @@ class Nil:
 
 NIL_SLICE = Nil("[]")
 NIL_MAP = Nil("map[]")
+NIL_POINTER = Nil("<nil>")
 
 _STRING_MAPS = frozenset({"Labels", "Annotations", "Sysctls", "Options", "DriverOpts", "Tmpfs", "Attributes"})
 _MAPS = frozenset({"Networks", "Ports", "PortBindings", "ExposedPorts", "Volumes", "Containers"})
@@ -48,6 +57,33 @@ _SLICES = frozenset(
     "OnBuild RepoDigests RepoTags SecurityOpt Shell Ulimits VolumesFrom".split()
 )
 
+# the fields of docker's structs that its JSON has only where they say something (`omitempty`)
+_OMITTED: dict[str, dict[str, Any]] = {
+    "State": {"Health": NIL_POINTER},
+    "Config": {
+        "ArgsEscaped": False,
+        "ExposedPorts": NIL_MAP,
+        "Healthcheck": NIL_POINTER,
+        "Labels": NIL_MAP,
+        "MacAddress": "",
+        "NetworkDisabled": False,
+        "OnBuild": NIL_SLICE,
+        "Shell": NIL_SLICE,
+        "StopSignal": "",
+        "StopTimeout": NIL_POINTER,
+        "Volumes": NIL_MAP,
+    },
+    "HostConfig": {
+        "Annotations": NIL_MAP,
+        "Init": NIL_POINTER,
+        "Mounts": NIL_SLICE,
+        "StorageOpt": NIL_MAP,
+        "Sysctls": NIL_MAP,
+        "Tmpfs": NIL_MAP,
+    },
+    "Mounts": {"Driver": "", "Name": "", "Source": ""},
+}
+
 
 def typed(data: Any, name: str = "") -> Any:
     """JSON data with the Go types that docker's own structs give to fields of these names."""
@@ -55,9 +91,11 @@ def typed(data: Any, name: str = "") -> Any:
         items = {key: typed(value, key) for key, value in data.items()}
         if name in _STRING_MAPS:
             return Map(items, "")
-        return Map(items) if name in _MAPS else items
+        if name in _MAPS:
+            return Map(items)
+        return Struct(items, _OMITTED[name]) if name in _OMITTED else items
     if isinstance(data, list):
-        return [typed(one) for one in data]
+        return [typed(one, name if name in _OMITTED else "") for one in data]
     if data is None:
         if name in _SLICES:
             return NIL_SLICE

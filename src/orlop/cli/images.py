@@ -11,7 +11,7 @@ from orlop.cli.options import Option
 from orlop.cli.session import tell
 from orlop.cli.tables import Table, show
 from orlop.engine.requests import ListImages, RemoveImage
-from orlop.errors import OrlopError
+from orlop.errors import NotFound, OrlopError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _rmi(session: Session, given: Given) -> int:
             removed = session.engine.images.remove(RemoveImage(image=name, force=given.flag("force")))
         except OrlopError as error:
             tell(error)
-            code = 1
+            code = code if given.flag("force") and isinstance(error, NotFound) else 1
             continue
         for action, what in removed.actions:
             print(f"{action.capitalize()}: {what}")

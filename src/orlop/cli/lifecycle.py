@@ -8,7 +8,7 @@ from orlop.cli.command import Command
 from orlop.cli.joining import DETACH_KEYS, SIG_PROXY, check_terminal
 from orlop.cli.options import Option, UsageError
 from orlop.engine.requests import Stdio
-from orlop.errors import FailedPrecondition
+from orlop.errors import FailedPrecondition, NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,9 @@ def _kill(session: Session, given: Given) -> int:
 def _rm(session: Session, given: Given) -> int:
     force, volumes = given.flag("force"), given.flag("volumes")
     return session.each(
-        given.arguments, lambda name: session.engine.containers.remove(name, force=force, volumes=volumes)
+        given.arguments,
+        lambda name: session.engine.containers.remove(name, force=force, volumes=volumes),
+        forgiven=(NotFound,) if force else (),  # who forces wants it gone, and it is
     )
 
 

@@ -79,15 +79,20 @@ class Session:
             self._engine.close()
             self._engine = None
 
-    def each(self, names: Iterable[str], verb: Callable[[str], object]) -> int:
-        """Do `verb` to every name and print the name; a failure is told and the rest goes on. 1 if any failed."""
+    def each(
+        self, names: Iterable[str], verb: Callable[[str], object], *, forgiven: tuple[type[OrlopError], ...] = ()
+    ) -> int:
+        """Do `verb` to every name and print the name; a failure is told and the rest goes on. 1 if any failed.
+
+        `forgiven` are kinds of errors that are told and count as no failure.
+        """
         code = 0
         for name in names:
             try:
                 verb(name)
             except OrlopError as error:
                 tell(error)
-                code = 1
+                code = code if isinstance(error, forgiven) else 1
             else:
                 print(name)
         return code

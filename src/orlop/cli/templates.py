@@ -372,6 +372,8 @@ class _Parser:
         if isinstance(value, dict):
             if name in value:
                 return value[name]
+            if isinstance(value, golang.Struct) and name in value.omitted:
+                return value.omitted[name]
             from orlop.cli.suggestions import did_you_mean
 
             meant = did_you_mean(name, value)

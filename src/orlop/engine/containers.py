@@ -193,9 +193,9 @@ class Containers:
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Everything about a container, in docker's shape."""
-        from orlop.engine import listing
+        from orlop.engine import inspection
 
-        return listing.inspect(self._engine, self.record(name))
+        return inspection.inspect(self._engine, self.record(name))
 
     def stats(self, name: str) -> Stats:
         """One sample of what a container uses; CPU is measured over a short moment."""

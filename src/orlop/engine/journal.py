@@ -120,4 +120,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         event = jsontext.loads(line, what="the event log")
     except InvalidArgument:
         return None  # a line cut by a full disk
-    return event if isinstance(event, dict) and "timeNano" in event else None
+    return _told(event) if isinstance(event, dict) and "timeNano" in event else None
+
+
+def _told(event: dict[str, Any]) -> dict[str, Any]:
+    """An event with what docker's clients of old look for beside Type, Action and Actor."""
+    if event["Type"] not in {"container", "image"}:
+        return event | {"scope": "local"}
+    old = {"status": event["Action"], "id": event["Actor"]["ID"]}
+    image = event["Actor"]["Attributes"].get("image") if event["Type"] == "container" else None
+    return old | ({"from": image} if image else {}) | event | {"scope": "local"}

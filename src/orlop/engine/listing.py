@@ -1,8 +1,8 @@
-"""Containers as people look at them: rows of `ps`, and the object that `inspect` prints."""
+"""Containers as people look at them: the rows of `ps`."""
 
 from __future__ import annotations
 
-from orlop.engine import moments, status
+from orlop.engine import status
 from orlop.engine.requests import ContainerSummary, ListContainers
 from orlop.errors import InvalidArgument, NotFound
 from orlop.oci.reference import Reference
@@ -50,7 +50,8 @@ def summary(
     config = record.config
     launch = status.launch_record(engine.root, record.id) if now.running else None
     attached = (launch or {}).get("network") or {}
-    command = " ".join([*config["entrypoint"], *config["cmd"]])
+    words: list[str] = [*config["entrypoint"], *config["cmd"]]
+    command = " ".join([*words[:1], *(f"'{word}'" if " " in word else word for word in words[1:])])  # as docker's
     return ContainerSummary(
         id=record.id,
         names=(record.name,),
@@ -62,7 +63,7 @@ def summary(
         status=now.sentence(),
         ports=tuple(_ports(attached, config)),
         labels=record.labels,
-        mounts=tuple(mount.get("source") or mount["target"] for mount in config["mounts"]),
+        mounts=tuple(mount["source"] for mount in config["mounts"] if mount.get("source")),
         networks=(config["network"]["mode"],),
         local_volumes=sum(mount["kind"] == "volume" for mount in config["mounts"]),
         size_rw=engine.snapshotter.usage(record.id) if size else -1,
@@ -88,7 +89,7 @@ def _ports(attached: dict[str, Any], config: dict[str, Any]) -> Iterable[str]:
 
 def _test(engine: Engine, filters: Iterable[Filter], found: list[Found]) -> Callable[[Found], bool]:
     """One test of containers out of all filters: docker's keys."""
-    from orlop.engine.filters import equal, judge, labels, matching, ordered, starting
+    from orlop.engine.filters import equal, judge, labels, matching, ordered, starting, yes_or_no
 
     def created(key: str, name: str) -> float:
         for record, _ in found:
@@ -112,18 +113,34 @@ def _test(engine: Engine, filters: Iterable[Filter], found: list[Found]) -> Call
         number = port.partition("/")[0]
         return lambda row: any(number in text.split(":") for text in row[0].config["network"]["publish"])
 
+    def exposes(port: str) -> Callable[[Found], bool]:
+        from orlop.engine.inspection import exposed
+        from orlop.network.ports import parse_exposed
+
+        wanted = {f"{number}/{protocol}" for number, protocol in parse_exposed(port)}
+        return lambda row: not wanted.isdisjoint(exposed(row[0].config))
+
+    by_name: dict[str, Maker[Found]] = matching("name", lambda row: row[0].name)
+
+    def named(pattern: str) -> Callable[[Found], bool]:
+        # docker's names begin with a slash that nobody has to write
+        anchored = "^" + pattern[2:] if pattern.startswith("^/") else pattern.removeprefix("/")
+        return by_name["name"](anchored)
+
     known: dict[str, Maker[Found]] = {
         **starting("id", lambda row: row[0].id),
-        **matching("name", lambda row: row[0].name),
+        "name": named,
         **labels(lambda row: row[0].labels),
         **equal("status", lambda row: row[1].word, words=_STATES),
-        **equal("health", lambda row: (row[1].health or "none") if row[1].running else "", words=_HEALTH),
+        **equal("health", lambda row: row[1].health or "none", words=_HEALTH),
         "exited": ended_with,
         "ancestor": made_of,
         "volume": mounts,
         **equal("network", lambda row: row[0].config["network"]["mode"]),
         **ordered(lambda row: row[0].created, created),
         "publish": publishes,
+        "expose": exposes,
+        **yes_or_no("is-task", lambda _: False),  # tasks are swarm's, and there is no swarm
     }
     return judge(filters, known, what="containers")
 
@@ -132,148 +149,3 @@ def _is_image(row: Any, wanted: str) -> bool:
     if row.id.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")):
         return True
     return any(Reference.parse(name) == Reference.parse(wanted) for name in row.names)
-
-
-def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> dict[str, Any]:
-    """Everything about a container, in the shape of `docker inspect`."""
-    now = status.status_of(engine.root, record)
-    launch = status.launch_record(engine.root, record.id) if now.running else None
-    image = engine.root.state.images.get(record.namespace, record.image)
-    config = record.config
-    argv = [*config["entrypoint"], *config["cmd"]]
-    data, run = status.data_dir(engine.root, record.id), status.run_dir(engine.root, record.id)
-    found = {
-        "Id": record.id,
-        "Created": moments.rfc3339(record.created),
-        "Path": argv[0],
-        "Args": argv[1:],
-        "State": _state(now) | ({"Health": health} if (health := status.health_of(engine.root, record)) else {}),
-        "Image": image.config if image else "",
-        "ResolvConfPath": f"{run}/etc/resolv.conf",
-        "HostnamePath": f"{run}/etc/hostname",
-        "HostsPath": f"{run}/etc/hosts",
-        "LogPath": f"{data}/log.json" if config["log"]["driver"] != "none" else "",
-        "Name": f"/{record.name}",
-        "RestartCount": now.restarts,
-        "Driver": engine.snapshotter.name,
-        "Platform": "linux",
-        "HostConfig": _host_config(config),
-        "Mounts": [_mount(engine, mount) for mount in config["mounts"]],
-        "Config": _config(record),
-        "NetworkSettings": _network(config, (launch or {}).get("network") or {}),
-    }
-    if size:
-        found["SizeRw"] = engine.snapshotter.usage(record.id)
-        found["SizeRootFs"] = found["SizeRw"] + (image.size if image else 0)
-    return found
-
-
-def _state(now: Status) -> dict[str, Any]:
-    return {
-        "Status": now.word,
-        "Running": now.active,
-        "Paused": now.word == "paused",
-        "Restarting": now.word == "restarting",
-        "OOMKilled": now.oom,
-        "Dead": False,
-        "Pid": now.pid,
-        "ExitCode": now.exit_code,
-        "Error": now.error,
-        "StartedAt": moments.rfc3339(now.started),
-        "FinishedAt": moments.rfc3339(now.finished),
-    }
-
-
-def _host_config(config: dict[str, Any]) -> dict[str, Any]:
-    limits = config["limits"]
-    return {
-        "Binds": [
-            f"{mount.get('source', '')}:{mount['target']}" + (":ro" if mount.get("read_only") else "")
-            for mount in config["mounts"]
-            if mount["kind"] != "tmpfs"
-        ],
-        "NetworkMode": config["network"]["mode"],
-        "PortBindings": dict.fromkeys(config["network"]["publish"]),
-        "RestartPolicy": {"Name": config["restart"]["name"], "MaximumRetryCount": config["restart"]["max"]},
-        "AutoRemove": config["auto_remove"],
-        "LogConfig": {"Type": config["log"]["driver"], "Config": {}},
-        "CapAdd": config["cap_add"] or None,
-        "CapDrop": config["cap_drop"] or None,
-        "Dns": config["network"]["dns"],
-        "DnsSearch": config["network"]["dns_search"],
-        "ExtraHosts": config["network"]["add_hosts"] or None,
-        "IpcMode": config["ipc"] or "private",
-        "PidMode": config["pid"],
-        "UTSMode": config["uts"],
-        "UsernsMode": config["userns"],
-        "Privileged": config["privileged"],
-        "ReadonlyRootfs": config["read_only"],
-        "SecurityOpt": [key for key, value in config["security"].items() if key == "no_new_privileges" and value]
-        or None,
-        "Sysctls": config["sysctls"],
-        "ShmSize": limits["shm_size"] or 64 << 20,
-        "Runtime": config["runtime"] or "orlop",
-        "Memory": limits["memory"],
-        "MemoryReservation": limits["memory_reservation"],
-        "MemorySwap": limits["memory_swap"],
-        "CpuShares": limits["cpu_shares"],
-        "CpuPeriod": limits["cpu_period"],
-        "CpuQuota": limits["cpu_quota"],
-        "NanoCpus": limits["nano_cpus"],
-        "CpusetCpus": limits["cpuset_cpus"],
-        "CpusetMems": limits["cpuset_mems"],
-        "PidsLimit": limits["pids"] or None,
-        "BlkioWeight": limits["blkio_weight"],
-        "OomScoreAdj": limits["oom_score_adj"],
-        "Init": config["init"],
-    }
-
-
-def _mount(engine: Engine, mount: dict[str, Any]) -> dict[str, Any]:
-    source = mount.get("source", "")
-    found = {
-        "Type": mount["kind"],
-        "Source": engine.volumes.path(source) if mount["kind"] == "volume" and source else source,
-        "Destination": mount["target"],
-        "Mode": "",
-        "RW": not mount.get("read_only", False),
-        "Propagation": mount.get("propagation", ""),
-    }
-    return {"Name": source, "Driver": "local"} | found if mount["kind"] == "volume" else found
-
-
-def _config(record: ContainerRecord) -> dict[str, Any]:
-    config = record.config
-    return {
-        "Hostname": config["hostname"] or record.id[:12],
-        "Domainname": config["domainname"],
-        "User": config["user"],
-        "Tty": config["tty"],
-        "OpenStdin": config["stdin"],
-        "ExposedPorts": {port: {} for port in config["network"]["expose"]},
-        "Env": config["env"],
-        "Cmd": config["cmd"] or None,
-        "Image": record.image_name,
-        "Volumes": {mount["target"]: {} for mount in config["mounts"] if mount["kind"] == "volume"} or None,
-        "WorkingDir": config["cwd"],
-        "Entrypoint": config["entrypoint"] or None,
-        "Labels": dict(record.labels),
-        "StopSignal": config["stop_signal"],
-        "StopTimeout": config["stop_timeout"],
-        **({"Healthcheck": config["health"]} if config.get("health") else {}),
-    }
-
-
-def _network(config: dict[str, Any], attached: dict[str, Any]) -> dict[str, Any]:
-    ports: dict[str, list[dict[str, str]] | None] = dict.fromkeys(config["network"]["expose"])
-    for port in attached.get("ports", ()):
-        key = f"{port['container_port']}/{port['protocol']}"
-        binding = {"HostIp": port["host_ip"], "HostPort": str(port["host_port"])}
-        ports[key] = [*(ports.get(key) or ()), binding]
-    endpoint = {
-        "Gateway": attached.get("gateway", ""),
-        "IPAddress": attached.get("ip", ""),
-        "IPPrefixLen": attached.get("prefix", 0),
-        "MacAddress": attached.get("mac", ""),
-    }
-    return {"Ports": ports if attached else {}, **endpoint, "Networks": {config["network"]["mode"]: endpoint}}
