@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASSWD_LIMIT = 1 << 20
+_SMALL = 128 << 10  # bytes that are copied through memory
 
 
 class Manner(Value):
@@ -188,12 +189,21 @@ def _finish(fd: int, mode: int, owner: tuple[int, int], mtime: int, manner: Mann
     os.utime(fd, ns=(mtime, mtime))
 
 
+def _copy_small(source: int, out: int, size: int) -> None:
+    """Copy a file of `size` bytes, or what there is, through memory: two calls; the kernel's own ways take five."""
+    data = os.read(source, size + 1)
+    files.write_all(out, data)
+    if len(data) != size:  # it is another than was listed: all of it is taken, and the caller's check refuses it
+        files.copy_range(source, out, 1 << 62)
+
+
 class _Copier:
     def __init__(self, tree: Tree, manner: Manner) -> None:
         self.tree = tree
         self.manner = manner
         self.seen: dict[tuple[int, int], str] = {}  # hard links in the source: identity -> path from `base`
         self.base = -1
+        self.plain = users.in_initial_namespace()  # owners are what the kernel says, nothing is written beside
 
     def owner(self, node: Node) -> tuple[int, int]:
         if self.manner.owner is not None:
@@ -204,24 +214,30 @@ class _Copier:
         """All of a directory's contents into the open directory `base`. Directories get their times last."""
         self.base = base
         folders: list[tuple[str, Node]] = []
-        here, here_fd = "", base
+        here, here_fd, source_fd = "", base, -1
         try:
             for relative, full, node in root.below:
                 folder, _, name = relative.rpartition("/")
-                if folder != here:
+                if folder != here or source_fd < 0:
                     if here_fd != base:
                         os.close(here_fd)
                         here_fd = base
+                    if source_fd >= 0:
+                        os.close(source_fd)
+                        source_fd = -1
                     here_fd = safepath.open_no_links(base, folder, _DIRECTORY) if folder else base
+                    source_fd = self.tree.open_folder(full.rpartition("/")[0])
                     here = folder
                 if node.is_dir:
                     self._directory(here_fd, name)
                     folders.append((relative, node))
                 else:
-                    self.entry(full, node, here_fd, name, relative)
+                    self.entry(full, node, here_fd, name, relative, folder=source_fd)
         finally:
             if here_fd != base:
                 os.close(here_fd)
+            if source_fd >= 0:
+                os.close(source_fd)
         for relative, node in reversed(folders):
             fd = safepath.open_no_links(base, relative, _DIRECTORY)
             try:
@@ -241,16 +257,25 @@ class _Copier:
                     f"a directory cannot replace the file {name}", hint="remove it first with RUN rm"
                 ) from error
 
-    def entry(self, full: str, node: Node, parent: int, name: str, relative: str = "") -> None:
-        """One file, symlink or special file; sockets are left out."""
+    def entry(
+        self, full: str, node: Node, parent: int, name: str, relative: str = "", *, folder: int | None = None
+    ) -> None:
+        """One file, symlink or special file; sockets are left out. `folder`: the source's directory, if it is open."""
+        if stat.S_ISSOCK(node.found.st_mode):
+            return
+        try:
+            self._make(full, node, parent, name, relative, folder)
+        except FileExistsError:
+            clear(parent, name)
+            self._make(full, node, parent, name, relative, folder)
+
+    def _make(self, full: str, node: Node, parent: int, name: str, relative: str, folder: int | None) -> None:
+        """The same, when nothing is in the way: else FileExistsError."""
         found = node.found
         kind = stat.S_IFMT(found.st_mode)
-        if kind == stat.S_IFSOCK:
-            return
-        clear(parent, name)
         if kind == stat.S_IFREG:
             if not self._linked(found, parent, name, relative):
-                self._regular(full, node, parent, name)
+                self._regular(full, node, parent, name, folder)
         elif kind == stat.S_IFLNK:
             os.symlink(node.target, name, dir_fd=parent)
             owners.give(name, *self.owner(node), dir_fd=parent, mtime=found.st_mtime_ns)
@@ -273,24 +298,39 @@ class _Copier:
         os.link(earlier, name, src_dir_fd=self.base, dst_dir_fd=parent, follow_symlinks=False)
         return True
 
-    def _regular(self, full: str, node: Node, parent: int, name: str) -> None:
+    def _regular(self, full: str, node: Node, parent: int, name: str, folder: int | None) -> None:
         found = node.found
-        source = self.tree.open(full, node)
+        mode = stat.S_IMODE(found.st_mode)
+        if self.manner.mode is not None:
+            mode = self.manner.mode(mode, False)
+        source = self.tree.open(full, node) if folder is None else self.tree.open_in(folder, full, node)
         try:
-            out = os.open(name, _CREATE, 0o600, dir_fd=parent)
+            out = os.open(name, _CREATE, mode & 0o777, dir_fd=parent)
             try:
-                if found.st_size:
+                if 0 < found.st_size <= _SMALL:
+                    _copy_small(source, out, found.st_size)
+                elif found.st_size:
                     files.copy_range(source, out, 1 << 62)
+                if found.st_size:
                     self.tree.check(full, node, source)
+                self._dress(out, mode, self.owner(node))
                 if self.tree.owned:
                     for key, value in xattrs_of(source).items():
                         os.setxattr(out, key, value)
-                mode, mtime = stat.S_IMODE(found.st_mode), found.st_mtime_ns
-                _finish(out, mode, self.owner(node), mtime, self.manner, directory=False)
+                os.utime(out, ns=(found.st_mtime_ns, found.st_mtime_ns))
             finally:
                 os.close(out)
         finally:
             os.close(source)
+
+    def _dress(self, out: int, mode: int, owner: tuple[int, int]) -> None:
+        """Owner and mode of a new file, where it was not made with them."""
+        made = os.fstat(out)
+        if not self.plain or (made.st_uid, made.st_gid) != owner:
+            owners.give(out, *owner)
+            os.fchmod(out, mode)  # after fchown, which clears set-id bits
+        elif stat.S_IMODE(made.st_mode) != mode:
+            os.fchmod(out, mode)
 
 
 def copy_contents(root: Root, tree: Tree, target: Target, manner: Manner) -> None:

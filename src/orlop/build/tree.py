@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MAX_LINKS = 40  # symlinks followed in one path, as the kernel
 _CHUNK = 1 << 20
+_REPLACED = (errno.ENOENT, errno.ELOOP, errno.ENOTDIR)  # what opening says of a name that was listed and is another now
 
 
 class Node:
@@ -159,9 +160,33 @@ class Tree:
         try:
             fd = safepath.open_no_links(self._root_fd, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENOTDIR}:
+            if error.errno in _REPLACED:
                 raise FailedPrecondition(f"{path} was replaced while the build ran") from error
             raise
+        return self._verified(path, node, fd)
+
+    def open_folder(self, path: str) -> int:
+        """A descriptor of the directory `path` for `open_in`, for many files of one directory."""
+        try:
+            return safepath.open_no_links(self._root_fd, path or ".", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            if error.errno in _REPLACED:
+                raise FailedPrecondition(f"{path} was replaced while the build ran") from error
+            raise
+
+    def open_in(self, folder: int, path: str, node: Node) -> int:
+        """As `open`, when the directory that `path` lies in is open already."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            fd = os.open(path[path.rfind("/") + 1 :], flags, dir_fd=folder)
+        except OSError as error:
+            if error.errno in _REPLACED:
+                raise FailedPrecondition(f"{path} was replaced while the build ran") from error
+            raise
+        return self._verified(path, node, fd)
+
+    @staticmethod
+    def _verified(path: str, node: Node, fd: int) -> int:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or (found.st_dev, found.st_ino) != (node.found.st_dev, node.found.st_ino):
             os.close(fd)
@@ -205,10 +230,11 @@ class Tree:
         try:
             with os.scandir(fd) as listing:
                 nodes = {}
+                told = owners.teller()
                 for entry in listing:
                     found = entry.stat(follow_symlinks=False)
                     if self.owned:
-                        found = owners.told(found, f"/proc/self/fd/{fd}/{entry.name}")
+                        found = told(found, f"/proc/self/fd/{fd}/{entry.name}")
                     link = os.readlink(entry.name, dir_fd=fd) if stat.S_ISLNK(found.st_mode) else ""
                     nodes[entry.name] = Node(found, link)
         finally:
@@ -264,8 +290,10 @@ def _parts(path: str) -> list[str]:
 def _sha256(fd: int, size: int) -> bytes:
     hasher = hashlib.sha256()
     if size < _CHUNK:
-        while data := os.read(fd, _CHUNK):
+        data = os.read(fd, size + 1)  # one call for most files, as they are what they were listed as
+        while data:
             hasher.update(data)
+            data = os.read(fd, _CHUNK) if len(data) != size else b""
         return hasher.digest()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

@@ -6,7 +6,7 @@ import os
 import stat
 
 from orlop.layers import faults, merged
-from orlop.layers.packing import ROOT_NAME, Diffed, Packer, Walk, check_name, described, hashed, packable, packed
+from orlop.layers.packing import ROOT_NAME, Diffed, Outlet, Packer, Walk, check_name, described, packable, packed
 from orlop.layers.tree import same_content, same_metadata
 from orlop.linux import owners, safepath
 from orlop.linux.files import lgetxattrs
@@ -34,10 +34,11 @@ def compare(
     the copies they were made as; others are compared in metadata, attributes and content.
     """
     running = hasher(algorithm)
-
-    walk = _TreeWalk(tree, Packer(hashed(running, write)), tuple(lowers), since)
+    outlet = Outlet(running, write)
+    walk = _TreeWalk(tree, Packer(outlet.write), tuple(lowers), since)
     try:
         walk.run()
+        outlet.flush()
     except faults.Foreign as foreign:
         raise foreign.error from foreign.error.__cause__
     except OSError as error:

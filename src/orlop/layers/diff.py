@@ -7,7 +7,7 @@ import stat
 
 from orlop.errors import FailedPrecondition
 from orlop.layers import faults, merged, whiteouts
-from orlop.layers.packing import ROOT_NAME, Diffed, Packer, Walk, check_name, described, hashed, packable, packed
+from orlop.layers.packing import ROOT_NAME, Diffed, Outlet, Packer, Walk, check_name, described, packable, packed
 from orlop.layers.tree import same_content, same_metadata
 from orlop.linux import owners, safepath
 from orlop.linux.files import lgetxattrs
@@ -39,10 +39,11 @@ def diff(
     its lower layers (redirects, metadata-only copies), InvalidArgument for names that no layer can hold.
     """
     running = hasher(algorithm)
-
-    walk = _UpperWalk(upper, Packer(hashed(running, write)), tuple(lowers), userxattr=userxattr)
+    outlet = Outlet(running, write)
+    walk = _UpperWalk(upper, Packer(outlet.write), tuple(lowers), userxattr=userxattr)
     try:
         walk.run()
+        outlet.flush()
     except faults.Foreign as foreign:
         raise foreign.error from foreign.error.__cause__
     except OSError as error:
@@ -59,6 +60,7 @@ class _UpperWalk(Walk):
         super().__init__(root)
         self.packer = packer
         self._lowers = lowers
+        self._told = owners.teller()
         self._opaque_xattr = whiteouts.opaque_xattr(userxattr=userxattr)
 
     def run(self) -> None:
@@ -82,7 +84,7 @@ class _UpperWalk(Walk):
 
     def _directory(self, fd: int, path: str, lowers: tuple[str, ...]) -> tuple[tar.Entry, tuple[str, ...], list[str]]:
         """Pack one directory and the files in it; its entry, the lowers that count inside, its directories' names."""
-        info = owners.told(os.fstat(fd), fd)
+        info = self._told(os.fstat(fd), fd)
         xattrs = lgetxattrs(fd)
         if any(name in xattrs for name in _ELSEWHERE):
             raise FailedPrecondition(
@@ -92,14 +94,16 @@ class _UpperWalk(Walk):
         entry = described(path or ROOT_NAME, info, packable(xattrs))
         if path:
             check_name(path)
-        self.packer.enter(entry, changed=opaque or self._changed_directory(path, info, entry, lowers))
+        below = merged.look(lowers, path) if path and lowers and not opaque else None
+        self.packer.enter(entry, changed=opaque or self._changed_directory(path, info, entry, lowers, below))
         if opaque:
             self.packer.opaque(path)
-            lowers = ()
+        if opaque or (path and (below is None or not stat.S_ISDIR(below[1].st_mode))):
+            lowers = ()  # nothing of them shows through here, nor further down
         files, folders = self.listing(fd)
         for name in files:
             inner = f"{path}/{name}" if path else name
-            found = owners.told(os.stat(name, dir_fd=fd, follow_symlinks=False), f"/proc/self/fd/{fd}/{name}")
+            found = self._told(os.stat(name, dir_fd=fd, follow_symlinks=False), f"/proc/self/fd/{fd}/{name}")
             if whiteouts.is_device(found):
                 if not opaque:
                     self.packer.whiteout(inner)
@@ -107,15 +111,20 @@ class _UpperWalk(Walk):
                 self.packer.add(fd, inner, found)
         return entry, lowers, folders
 
-    def _changed_directory(self, path: str, info: os.stat_result, entry: tar.Entry, lowers: tuple[str, ...]) -> bool:
+    def _changed_directory(
+        self,
+        path: str,
+        info: os.stat_result,
+        entry: tar.Entry,
+        lowers: tuple[str, ...],
+        found: merged.Seen | None,
+    ) -> bool:
+        """Whether a directory is another than what the lower trees have at its place (`found`)."""
         if not path:
             return _root_changed(info, entry, lowers)
-        if not lowers:
-            return True
-        found = merged.look(lowers, path)
         if found is None or not stat.S_ISDIR(found[1].st_mode):
             return True
-        tree, below = found[0], owners.told(found[1], f"{found[0]}/{path}")
+        tree, below = found[0], self._told(found[1], f"{found[0]}/{path}")
         return not same_metadata(info, below) or entry.xattrs != packable(lgetxattrs(f"{tree}/{path}"))
 
     def _copied_up(self, fd: int, name: str, path: str, info: os.stat_result, lowers: tuple[str, ...]) -> bool:
@@ -123,7 +132,7 @@ class _UpperWalk(Walk):
         if not lowers or info.st_nlink > 1:
             return False
         found = merged.look(lowers, path)
-        if found is None or not same_metadata(info, owners.told(found[1], f"{found[0]}/{path}")):
+        if found is None or not same_metadata(info, self._told(found[1], f"{found[0]}/{path}")):
             return False
         tree, _ = found
         place = f"/proc/self/fd/{fd}/{name}"

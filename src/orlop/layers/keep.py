@@ -16,31 +16,6 @@ if TYPE_CHECKING:
     from orlop.store.leases import Lease
     from orlop.store.root import Root
 
-_CHUNK = 1 << 20
-
-
-class Gathered:
-    """Small pieces put together into chunks of 1 MiB: handing a piece to another thread costs more than 512 bytes."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-        self._pending = bytearray()
-
-    def write(self, piece: Buffer) -> None:
-        """Take in a piece."""
-        if len(piece) >= _CHUNK and not self._pending:
-            self._write(bytes(piece))
-            return
-        self._pending += piece
-        if len(self._pending) >= _CHUNK:
-            self.flush()
-
-    def flush(self) -> None:
-        """Hand on what is left."""
-        if self._pending:
-            self._write(bytes(self._pending))
-            self._pending = bytearray()
-
 
 def ingest_diff(
     root: Root, pack: Callable[[Callable[[Buffer], object]], Diffed], media_type: str, lease: Lease
@@ -52,9 +27,7 @@ def ingest_diff(
     with root.content.begin(f"commit-{lease.id}-{id(pack)}", resume=False) as ingest:
         packer = compress.writer(ingest.write, mediatype.compression_of(media_type))
         with Aside(packer.write, name="compress") as beside:
-            gathered = Gathered(beside.put)
-            diffed = pack(gathered.write)
-            gathered.flush()
+            diffed = pack(beside.put)
             beside.finish()
         packer.close()
         lease.hold_all([("blob", ingest.digest), ("layer", diffed.diff_id)])

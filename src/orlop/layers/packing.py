@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from orlop.oci.digest import Hasher
 
 ROOT_NAME = "./"  # how archives name the root directory
+_CHUNK = 1 << 20
 _LEFT_OUT = ("security.selinux", "trusted.overlay.", "user.overlay.", "user.orlop.")
 
 
@@ -44,6 +45,7 @@ class Packer:
 
     def __init__(self, write: Callable[[Buffer], object]) -> None:
         self._tar = tar.Writer(write)
+        self._told = owners.teller()
         self._links: dict[tuple[int, int], str] = {}  # files with several names -> the first one written
         self._waiting: list[tar.Entry] = []  # directories above the present place, not written yet
         self.entries = 0
@@ -129,7 +131,8 @@ class Packer:
             found = os.fstat(fd)
             if (found.st_dev, found.st_ino) != (info.st_dev, info.st_ino):
                 raise FailedPrecondition(f"{path!r} was replaced while it was read", hint="try again")
-            self._add(described(path, owners.told(found, fd), packable(lgetxattrs(fd))), tar.chunks_of(fd))
+            entry = described(path, self._told(found, fd), packable(lgetxattrs(fd)))
+            self._add(entry, tar.content_of(fd, found.st_size))
         finally:
             os.close(fd)
 
@@ -156,7 +159,7 @@ def described(
 
 def packable(xattrs: dict[str, bytes]) -> dict[str, bytes]:
     """The attributes that belong to the image."""
-    return {name: xattrs[name] for name in sorted(xattrs) if not name.startswith(_LEFT_OUT)}
+    return xattrs and {name: xattrs[name] for name in sorted(xattrs) if not name.startswith(_LEFT_OUT)}
 
 
 def check_name(path: str) -> None:
@@ -171,17 +174,46 @@ def check_name(path: str) -> None:
         raise InvalidArgument(f"the path {path[:80]!r}... is longer than {MAX_NAME} bytes, which no layer can hold")
 
 
-def hashed(running: Hasher, write: Callable[[Buffer], object]) -> Callable[[Buffer], None]:
-    """`write`, with everything hashed on its way; its OSErrors are told apart from those of the tree."""
+class Outlet:
+    """Where a packed tree goes: hashed and handed on in chunks of exactly 1 MiB, but for the last one.
 
-    def both(piece: Buffer) -> None:
-        running.update(piece)
+    Handing a piece to a hash or to another thread costs more than 512 bytes do, and the compressor takes chunks of that
+    size as they are. Nobody changes a piece later. OSErrors of `write` are told apart from those of the tree.
+    """
+
+    def __init__(self, running: Hasher, write: Callable[[Buffer], object]) -> None:
+        self._running = running
+        self._onward = write
+        self._pieces: list[Buffer] = []
+        self._size = 0
+
+    def write(self, piece: Buffer) -> None:
+        """Take in a piece."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size >= _CHUNK:
+            self._chunks()
+
+    def flush(self) -> None:
+        """Hand on what is left."""
+        if self._size:
+            pieces, self._pieces, self._size = self._pieces, [], 0
+            self._put(b"".join(pieces))
+
+    def _chunks(self) -> None:
+        view = memoryview(b"".join(self._pieces))
+        whole = self._size - self._size % _CHUNK
+        for start in range(0, whole, _CHUNK):
+            self._put(view[start : start + _CHUNK])
+        self._size -= whole
+        self._pieces = [bytes(view[whole:])] if self._size else []
+
+    def _put(self, chunk: Buffer) -> None:
+        self._running.update(chunk)
         try:
-            write(piece)
+            self._onward(chunk)
         except OSError as error:
             raise faults.Foreign(error) from error
-
-    return both
 
 
 def packed(running: Hasher, algorithm: str, packer: Packer) -> Diffed:
@@ -218,6 +250,7 @@ class Walk:
         with os.scandir(fd) as found:
             for one in found:
                 (folders if one.is_dir(follow_symlinks=False) else files).append(one.name)
-        files.sort(key=os.fsencode)
-        folders.sort(key=os.fsencode)
+        # Plain ASCII sorts as its bytes do.
+        files.sort(key=None if "".join(files).isascii() else os.fsencode)
+        folders.sort(key=None if "".join(folders).isascii() else os.fsencode)
         return files, folders

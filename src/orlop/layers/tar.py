@@ -26,6 +26,7 @@ __all__ = [
     "Entry",
     "Writer",
     "chunks_of",
+    "content_of",
     "header",
     "read",
 ]
@@ -43,6 +44,16 @@ def chunks_of(fd: int, size: int = CHUNK) -> Iterator[bytes]:
     """What `read` wants, from an open file."""
     while data := os.read(fd, size):
         yield data
+
+
+def content_of(fd: int, size: int) -> Iterable[bytes]:
+    """What `Writer.add` wants, from an open regular file of `size` bytes: a small one takes one call."""
+    if size >= CHUNK:
+        return chunks_of(fd)
+    data = os.read(fd, size + 1)
+    if len(data) < size:  # cut short meanwhile, or by a signal
+        return (data, *chunks_of(fd))
+    return (data,)
 
 
 def read(chunks: Iterable[Buffer]) -> Iterator[Entry]:
@@ -144,11 +155,11 @@ def header(entry: Entry) -> bytes:
 
 
 def _ascii(name: bytes) -> bytes:
-    return bytes(byte if byte < 0x80 else 0x5F for byte in name)
+    return name if name.isascii() else bytes(byte if byte < 0x80 else 0x5F for byte in name)
 
 
 def _pax_header(name: bytes, records: dict[str, bytes]) -> bytes:
-    if any("\udc80" <= letter <= "\udcff" for key in ("path", "linkpath") for letter in _letters(records.get(key))):
+    if not all(_is_text(records[key]) for key in ("path", "linkpath") if key in records):
         records["hdrcharset"] = b"BINARY"
     body = b"".join(
         form.pax_record(key, records[key]) for key in sorted(records, key=lambda key: (key != "hdrcharset", key))
@@ -163,8 +174,12 @@ def _pax_header(name: bytes, records: dict[str, bytes]) -> bytes:
     return _ustar_header(outer, b"x", fields) + body + bytes(-len(body) % BLOCK)
 
 
-def _letters(value: bytes | None) -> str:
-    return value.decode("utf-8", "surrogateescape") if value else ""
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _ustar_header(entry: Entry, flag: bytes, fields: tuple[tuple[bytes, bytes], bytes, int, int]) -> bytes:
@@ -189,4 +204,5 @@ def _ustar_header(entry: Entry, flag: bytes, fields: tuple[tuple[bytes, bytes], 
         prefix,
         b"",
     )
-    return block[:148] + b"%06o\0 " % sum(block) + block[156:]
+    # Most of a block is zeros: the rest is summed up much sooner without them.
+    return block[:148] + b"%06o\0 " % sum(block.translate(None, b"\0")) + block[156:]

@@ -21,6 +21,10 @@ import stat
 
 from orlop.linux import users
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 XATTR = "user.orlop.owner"
 _UNMAPPED = errno.EINVAL  # what chown answers for an id that the user namespace does not have
 _NO_ROOM = (errno.ENOSPC, errno.E2BIG, errno.EOPNOTSUPP, errno.EPERM)
@@ -112,6 +116,15 @@ def _read(path: int | str, name: str, *, follow: bool = False) -> list[str]:
     except OSError:
         return []  # none, or none can be had: the file is what it looks like
     return found.decode("ascii", "replace").split(":")
+
+
+def teller() -> Callable[[os.stat_result, int | str], os.stat_result]:
+    """`told` for many files in a row: whether anything can be written down is asked once, which costs 5 us."""
+    return _as_it_is if users.in_initial_namespace() else told
+
+
+def _as_it_is(info: os.stat_result, _place: int | str) -> os.stat_result:
+    return info
 
 
 def told(info: os.stat_result, place: int | str) -> os.stat_result:
