@@ -13,6 +13,7 @@ import stat
 
 from orlop.errors import InvalidArgument
 from orlop.layers import merged, whiteouts
+from orlop.layers.sharing import CREATE, File, Sharing
 from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, FILE, SYMLINK, Entry
 from orlop.layers.tree import KINDS, copy_data
 from orlop.linux import owners, safepath
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HELD = 64  # directories kept open
+_SHARED = 1 << 20  # bytes of the largest file that may be made later: its data stay in memory until then
 _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 _SKIPPED_XATTRS = ("security.selinux",)  # labels are the host's policy, not the image's
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 _WARNINGS = 20
 
@@ -59,6 +60,7 @@ class Site:
         self._inner: dict[str, set[str]] = {}  # the directories in each directory
         self._amend: set[str] = set()  # directories whose mode was not, or not only, given to mkdir
         self._opaque: set[str] = set()
+        self._sharing = Sharing() if len(os.sched_getaffinity(0)) > 1 else None
         # What the target inherited must not spread: a set-group-ID bit gives files its group, a default ACL theirs.
         os.fchmod(self._root, 0o700)
         try:
@@ -69,8 +71,19 @@ class Site:
 
     def close(self) -> None:
         """Give back all descriptors."""
+        if self._sharing is not None:
+            self._sharing.__exit__()
         while self._open:
             os.close(self._open.popitem()[1])
+
+    def _settle(self, path: str = "") -> None:
+        """Have all files that are to be made later; with a `path`, only if it is one of them."""
+        sharing = self._sharing
+        if sharing is None or (path and path not in sharing.pending):
+            return
+        for file in sharing.settle():
+            self._clear(file.parent, file.name, file.path)
+            file.make()
 
     # --- finding places
 
@@ -79,6 +92,7 @@ class Site:
         fd = self._open.get(path)
         if fd is None:
             if len(self._open) >= _HELD:
+                self._settle()
                 for name in [name for name in self._open if name]:
                     os.close(self._open.pop(name))
             fd = self._open[path] = safepath.open_no_links(self._root, path, os.O_PATH | os.O_DIRECTORY)
@@ -98,6 +112,7 @@ class Site:
 
         Missing directories are made when there is a `cause`; without one NotADirectoryError is raised.
         """
+        self._settle()
         todo = path.split("/")
         todo.reverse()
         real = ""
@@ -187,6 +202,7 @@ class Site:
             self._dirs[path] = entry
             self._amend.add(path)
             return
+        self._settle(path)
         try:
             self._mkdir(parent, name, path, entry)
         except FileExistsError:
@@ -209,11 +225,39 @@ class Site:
         """Any other entry; what was at `path` before, a whole directory too, is replaced."""
         above, _, name = path.rpartition("/")
         parent, above = self._parent(above, entry)
+        path = f"{above}/{name}" if above else name
+        self._settle(path)
+        if self._sharing is not None and entry.kind == FILE and self._share(self._sharing, parent, name, path, entry):
+            return
         try:
             self._make(parent, name, entry)
         except FileExistsError:
-            self._clear(parent, name, f"{above}/{name}" if above else name)
+            self._clear(parent, name, path)
             self._make(parent, name, entry)
+
+    def _share(self, sharing: Sharing, parent: int, name: str, path: str, entry: Entry) -> bool:
+        """Have a plain file made now or later; False for one that is better made at once."""
+        if entry.size > _SHARED or entry.xattrs or entry.extents is not None or path in self._dirs:
+            return False
+        if type(entry) is not Entry:
+            return False  # its content is elsewhere
+        foreign = entry.uid != self._uid or entry.gid != self._gid
+        due = sharing.add(
+            File(
+                parent,
+                name,
+                path,
+                shown=entry.name,
+                mode=entry.mode,
+                mtime=entry.mtime,
+                owner=(entry.uid, entry.gid) if foreign else None,
+                amend=bool(entry.mode & (0o7000 | self._umask)),
+                pieces=tuple(entry.chunks()),
+            )
+        )
+        if due:
+            self._settle()
+        return True
 
     def _make(self, parent: int, name: str, entry: Entry) -> None:
         kind = entry.kind
@@ -237,7 +281,7 @@ class Site:
 
     def _file(self, parent: int, name: str, entry: Entry) -> None:
         mode = entry.mode
-        fd = os.open(name, _CREATE, mode & 0o777, dir_fd=parent)
+        fd = os.open(name, CREATE, mode & 0o777, dir_fd=parent)
         try:
             if entry.size:
                 entry.save(fd)
@@ -257,6 +301,7 @@ class Site:
         above, _, name = path.rpartition("/")
         parent, above = self._parent(above, entry)
         path = f"{above}/{name}" if above else name
+        self._settle()
         source = self._existing(target)
         if source is None:
             return self._copy_up(path, target, entry)
@@ -311,6 +356,7 @@ class Site:
         if path in self._dirs:
             self._opaque.add(path)
             return
+        self._settle(path)
         try:
             whiteouts.make_whiteout(parent, name)
         except FileExistsError:
@@ -328,6 +374,7 @@ class Site:
 
     def _clear(self, parent: int, name: str, path: str) -> None:
         """Remove what is at `path`, so that something else can take its place."""
+        self._settle()
         if path not in self._dirs:
             os.unlink(name, dir_fd=parent)
             return
@@ -362,6 +409,7 @@ class Site:
 
     def finish(self, *, implicit_root: str | None = None) -> None:
         """Give all directories their final metadata, children before parents; `implicit_root` is set on the root."""
+        self._settle()
         root = self._root
         if implicit_root is not None:
             self._dirs[""].xattrs = {implicit_root: b"implicit"}
