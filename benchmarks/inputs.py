@@ -48,6 +48,12 @@ def build_context(folder: Path, base: str) -> Path:
     return folder
 
 
+def touch(folder: Path) -> None:
+    """Give all files of the context another time, so that nothing that was remembered of them counts."""
+    for path in folder.rglob("*"):
+        os.utime(path)
+
+
 def debian_tar(folder: Path) -> Path:
     """A minimal Debian bookworm as one tar; from the machine's package mirror, once."""
     path = folder / "debian.tar"
