@@ -1,7 +1,7 @@
 """Ratios against the peers on this machine: medians of alternating runs, one line a kind of work.
 
-Absolute times drift from hour to hour; a ratio taken in one run holds. All runs in namespaces of its own (network, mounts,
-processes), so that nothing stays behind, whatever happens.
+Absolute times drift from hour to hour; a ratio taken in one run holds. All runs in namespaces of its own (network,
+mounts, processes), so that nothing stays behind, whatever happens.
 Usage: `python benchmarks/run.py [--only WORD] [--rounds N] [--minutes N]`.
 """
 
@@ -317,9 +317,10 @@ def registry_lines(bench: Bench, only: str) -> int:
         try:
             program = bench.orlop.command()[0]
             serving.compare(bench.folder / f"serving-{number}", program, PORT + 100 + 10 * number, show)
-            return lost
         except Exception:  # noqa: BLE001  # as in `measure`
             print(f"registries failed:\n{traceback.format_exc()[-1500:]}", file=sys.stderr)
+        else:
+            return lost
     return 1
 
 
@@ -344,7 +345,7 @@ def inside() -> None:
         return
     os.environ["ORLOP_BENCH_INSIDE"] = "yes"
     sys.stdout.flush()
-    os.execvp(alone[0], [*alone, sys.executable, *sys.argv])  # noqa: S606  # it is this program again
+    os.execvp(alone[0], [*alone, sys.executable, *sys.argv])  # this program again
 
 
 def main() -> int:

@@ -50,12 +50,11 @@ class Registry:
 
     def memory(self) -> float:
         """MiB that the largest of them has in memory."""
-        sizes = []
+        largest = 0
         for pid in self.processes():
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    sizes.append(int(line.split()[1]) / 1024)
-        return max(sizes)
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            largest = max(largest, next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")))
+        return largest / 1024
 
     def request(self, method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
         """The bytes of one request."""
@@ -240,8 +239,10 @@ LINES = {
 
 
 def compare(folder: Path, program: str, port: int, show: Callable[[str, float | None, float | None], None]) -> None:
-    """Measure ours (every request with a password) and, where it is installed, docker-registry (without: it would be
-    all that one sees), and show the lines."""
+    """Measure ours and, where it is installed, docker-registry, and show the lines.
+
+    Ours gets a password with every request; the peer only for its own line: it would be all that one sees.
+    """
     folder.mkdir()
     header = f"Authorization: Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}\r\n"
     log = folder / "log"

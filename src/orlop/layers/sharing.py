@@ -126,7 +126,7 @@ class Sharing:
         return len(self.pending) >= _MANY
 
     def settle(self) -> list[File]:
-        """Wait until all are made. Returns those whose names are taken by something else, in order: not made yet."""
+        """Wait until all are made. Returns those whose names are taken by something else: they are not made yet."""
         if not self.pending:
             return []
         batch, self._batch, self._bytes = self._batch, [], 0
