@@ -22,7 +22,7 @@ from orlop.errors import FailedPrecondition, NotFound
 from orlop.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orlop.engine.requests import (
         Build,
@@ -162,7 +162,8 @@ class Containers:
             pids=3,
         )
 
-    def top(self, name: str) -> builtins.list[dict[str, Any]]:
+    def top(self, name: str, options: Sequence[str] = ()) -> builtins.list[dict[str, Any]]:
+        self.twin.asked.append(("top", name, tuple(options)))
         self._known(name)
         return [{"UID": "0", "PID": "1234", "CMD": "nginx"}]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -66,3 +67,48 @@ def test_refused_limits_are_told_as_such(orlop: Orlop, busybox: str) -> None:
     last = os.sysconf("SC_NPROCESSORS_CONF") + 5000
 
     assert f"'{last}'" in orlop.fails("run", "--rm", "--cpuset-cpus", str(last), busybox, "true", code=125)
+
+
+def test_top_takes_the_options_of_ps(orlop: Orlop, busybox: str) -> None:
+    """`top` lists with names of users; with options it shows what this machine's ps shows of the container."""
+    orlop("run", "-d", "--name", "busy", busybox, "sleep", "1234")
+
+    titles, row = (line.split() for line in orlop("top", "busy").splitlines())
+    assert (titles[0], row[0], row[-2:]) == ("UID", "root", ["sleep", "1234"])
+    pid = orlop("inspect", "-f", "{{.State.Pid}}", "busy").strip()
+    assert [line.split() for line in orlop("top", "busy", "-o", "pid,args").splitlines()] == [
+        ["PID", "COMMAND"],
+        [pid, "sleep", "1234"],
+    ]
+    assert orlop("top", "busy", "aux").splitlines()[1].split()[:2] == ["root", pid]
+    assert "no column PID" in orlop.fails("top", "busy", "-o", "args")
+    assert "ps does not take" in orlop.fails("top", "busy", "--no-such-option")
+
+
+def test_changes_of_health_are_events(orlop: Orlop, busybox: str) -> None:
+    """Each change of a container's health is an event, health_status: STATUS, as docker tells it."""
+    orlop("run", "-d", "--name", "patient", "--health-cmd", "test -e /tmp/well", "--health-interval", "200ms",
+          "--health-retries", "1", busybox, "sleep", "1000")  # fmt: skip
+    shown = ("events", "--since", "10m", "--until", "0s", "--filter", "event=health_status", "--format")
+
+    until(lambda: orlop(*shown, "{{.Action}}") == "health_status: unhealthy\n")
+    orlop("exec", "patient", "touch", "/tmp/well")
+    until(lambda: orlop(*shown, "{{.Action}}").splitlines()[1:] == ["health_status: healthy"])
+    assert orlop(*shown, "{{.Actor.Attributes.name}}").splitlines() == ["patient", "patient"]
+    assert orlop("ps", "--filter", "health=healthy", "--format", "{{.Names}}") == "patient\n"
+
+
+def test_disk_usage_thing_by_thing(orlop: Orlop, busybox: str) -> None:
+    """`system df -v` has a line for each image, container and volume, and says what images share."""
+    orlop("tag", busybox, "second")
+    orlop("run", "--name", "heavy", "-v", "hold:/hold", busybox, "dd", "if=/dev/urandom", "of=/hold/f", "bs=1M", "count=2")
+
+    images, containers, volumes, cache = orlop("system", "df", "-v").split("\n\n")[1::2]
+
+    assert {line.split()[0] for line in images.splitlines()[1:]} >= {"busybox", "second"}
+    assert containers.splitlines()[1].split()[-1] == "heavy"
+    assert volumes.splitlines()[1].split()[:2] == ["hold", "1"]
+    assert cache.split()[:2] == ["CACHE", "ID"]
+    found = json.loads(orlop("system", "df", "-v", "--format", "json"))
+    assert found["Volumes"][0]["UsageData"]["Size"] >= 1 << 20
+    assert found["Images"][0]["SharedSize"] <= found["Images"][0]["Size"] <= found["LayersSize"]

@@ -1,12 +1,11 @@
-"""`version`, `info`, `doctor`, `events` and `system df`."""
+"""`version`, `info`, `doctor` and `events`."""
 
 from __future__ import annotations
 
 from orlop.cli import units
 from orlop.cli.command import Command
-from orlop.cli.listoptions import FORMAT
 from orlop.cli.options import Option
-from orlop.cli.tables import Table, aligned, show, unescaped
+from orlop.cli.tables import aligned, unescaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,20 +14,9 @@ if TYPE_CHECKING:
 
     from orlop.cli.options import Given
     from orlop.cli.session import Session
-    from orlop.engine.requests import Finding, Usage
+    from orlop.engine.requests import Finding
 
 _ONE = Option("format", "f", "text", "FORMAT", "'json', or a Go template")
-
-USAGE = Table(
-    {
-        "Type": "TYPE",
-        "TotalCount": "TOTAL",
-        "Active": "ACTIVE",
-        "Size": "SIZE",
-        "Reclaimable": "RECLAIMABLE",
-    },
-    ("Type", "TotalCount", "Active", "Size", "Reclaimable"),
-)
 
 
 def _print_one(value: Mapping[str, Any], template: str) -> None:
@@ -128,25 +116,6 @@ def _events(session: Session, given: Given) -> int:
     return 0
 
 
-def usage_row(row: Usage) -> dict[str, str]:
-    """One kind of things as the fields of docker's `system df` templates."""
-    reclaimable = units.human_size(row.reclaimable)
-    if row.size and row.kind != "Build Cache":
-        reclaimable += f" ({row.reclaimable * 100 // row.size}%)"
-    return {
-        "Type": row.kind,
-        "TotalCount": str(row.total),
-        "Active": str(row.active),
-        "Size": units.human_size(row.size),
-        "Reclaimable": reclaimable,
-    }
-
-
-def _df(session: Session, given: Given) -> int:
-    show(USAGE, [usage_row(row) for row in session.engine.system.df()], given)
-    return 0
-
-
 VERSION = Command(
     run=_version,
     options=(_ONE,),
@@ -179,14 +148,5 @@ EVENTS = Command(
     examples=(
         ("orlop events --since 10m --filter type=container", "the last ten minutes, and what comes, until ^C"),
         ("orlop events --format json", "for programs: an object a line"),
-    ),
-)
-
-DF = Command(
-    run=_df,
-    options=(FORMAT,),
-    refused=("verbose", "-v"),
-    examples=(
-        ("orlop system df", "what images, containers, volumes and the build cache take, and what a prune would free"),
     ),
 )

@@ -33,6 +33,19 @@ def _probe(session: Session, given: Given) -> int:
 PROBE = Command(run=_probe, usage="NAMESPACE ID", least=2, most=2)
 
 
+def _health(session: Session, given: Given) -> int:
+    """A container's monitor says that its health has changed."""
+    namespace, container, health = given.arguments
+    session.use_namespace(namespace)
+    from orlop.engine.probing import changed
+
+    changed(session.engine, container, health)
+    return 0
+
+
+HEALTH = Command(run=_health, usage="NAMESPACE ID STATUS", least=3, most=3)
+
+
 def _teardown(session: Session, _given: Given) -> int:
     """Take what this root has on the machine away: containers stop, bridges go. Its files stay."""
     session.engine.system.tear_down()

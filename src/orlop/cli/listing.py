@@ -106,12 +106,13 @@ def _port(session: Session, given: Given) -> int:
 
 
 def _top(session: Session, given: Given) -> int:
-    rows = session.engine.containers.top(given.arguments[0])
+    name, *options = given.arguments
+    rows = session.engine.containers.top(name, options)
     if not rows:
         return 0
     columns = list(rows[0])
     cells = [[str(row[column]) for column in columns] for row in rows]
-    print(aligned([[column.upper() for column in columns], *cells]), end="")
+    print(aligned([columns, *cells]), end="")
     return 0
 
 
@@ -145,9 +146,13 @@ PORT = Command(
 
 TOP = Command(
     run=_top,
-    usage="CONTAINER",
+    usage="CONTAINER [PS OPTIONS]",
     least=1,
-    most=1,
+    most=None,
+    interspersed=False,
     complete=("running",),
-    examples=(("orlop top web", "its processes, with their pids on this machine"),),
+    examples=(
+        ("orlop top web", "its processes, with their pids on this machine"),
+        ("orlop top web -o pid,user,rss,args", "with the options of this machine's ps"),
+    ),
 )

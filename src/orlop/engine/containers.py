@@ -12,7 +12,7 @@ from orlop.events import Event, ignore
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from orlop.engine.core import Engine
@@ -203,11 +203,11 @@ class Containers:
 
         return measuring.sample(self._engine, self.record(name))
 
-    def top(self, name: str) -> builtins.list[dict[str, Any]]:
-        """The processes of a container, with pids as this machine sees them."""
-        from orlop.engine import measuring
+    def top(self, name: str, options: Sequence[str] = ()) -> builtins.list[dict[str, Any]]:
+        """The processes of a container, with pids as this machine sees them; `options` are ps(1)'s."""
+        from orlop.engine import processes
 
-        return measuring.processes(self._engine, self.record(name))
+        return processes.listing(self._engine, self.record(name), options)
 
     def ports(self, name: str) -> builtins.list[str]:
         """Published ports: "80/tcp -> 0.0.0.0:8080"."""

@@ -1,4 +1,4 @@
-"""What a running container uses, and which processes it has."""
+"""What a running container uses, and which processes are its."""
 
 from __future__ import annotations
 
@@ -124,41 +124,4 @@ def _summed(pids: list[int]) -> dict[str, Any]:
         "cpu": {"usage": spent * 1_000_000_000 // ticks},
         "pids": {"current": len(pids)},
         "blkio": moved,
-    }
-
-
-def processes(engine: Engine, record: ContainerRecord) -> list[dict[str, Any]]:
-    """The processes, oldest first: UID, PID, PPID, C, STIME, TTY, TIME, CMD, as `docker top` names them."""
-    status.require_running(status.status_of(engine.root, record), record.name, "list")
-    started = status.launch_record(engine.root, record.id)
-    assert started is not None
-    found = []
-    for pid in members(started):
-        try:
-            found.append(_process(pid))
-        except OSError:
-            continue  # it ended while we looked
-    return found
-
-
-def _process(pid: int) -> dict[str, Any]:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b") ")[2].split()
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
-    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-        name = file.read().strip()
-    ticks = os.sysconf("SC_CLK_TCK")
-    with open("/proc/uptime", encoding="ascii") as file:
-        started = time.time() - float(file.read().split()[0]) + int(fields[19]) / ticks
-    spent = (int(fields[11]) + int(fields[12])) // ticks
-    return {
-        "UID": str(os.stat(f"/proc/{pid}").st_uid),
-        "PID": str(pid),
-        "PPID": fields[1].decode(),
-        "C": "0",
-        "STIME": time.strftime("%H:%M", time.localtime(started)),
-        "TTY": "?" if fields[4] == b"0" else f"pts/{int(fields[4]) & 0xFF}",
-        "TIME": f"{spent // 3600:02d}:{spent // 60 % 60:02d}:{spent % 60:02d}",
-        "CMD": command or f"[{name}]",
     }

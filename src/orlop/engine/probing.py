@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.engine import status
+from orlop.engine import journal, status
 from orlop.errors import NotFound
 from orlop.runtime.request import HealthProbe
 
@@ -42,7 +42,15 @@ def probe_of(engine: Engine, record: ContainerRecord, process: dict[str, Any]) -
         retries=check.get("Retries") or _RETRIES,
         start_period=check.get("StartPeriod") or 0,
         start_interval=check.get("StartInterval") or _START_INTERVAL,
+        changed_argv=(*settings.program, *where, "internal", "health", record.namespace, record.id),
     )
+
+
+def changed(engine: Engine, container: str, health: str) -> None:
+    """Tell the journal that a container is "healthy" or "unhealthy" now."""
+    record = engine.containers.record(container)
+    about = {"name": record.name, "image": record.image_name}
+    journal.record(engine.root, "container", f"health_status: {health}", record.id, about)
 
 
 def probe(engine: Engine, container: str) -> int:

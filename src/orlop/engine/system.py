@@ -67,6 +67,12 @@ class System:
             Usage(kind="Build Cache", total=cache[0], active=0, size=cache[1], reclaimable=cache[1]),
         ]
 
+    def details(self) -> dict[str, Any]:
+        """What every single thing takes, in the shape of docker's GET /system/df."""
+        from orlop.engine import usage
+
+        return usage.details(self._engine)
+
     def prune(self, request: Prune = Prune()) -> Removed:  # frozen
         """Delete stopped containers, unused networks, dangling images (`all`: unused ones) and the build cache.
 

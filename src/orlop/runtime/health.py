@@ -156,14 +156,34 @@ class Health:
                 os.close(self._read)  # something the probe left behind holds the other end
                 self._read = -1
         code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        was = self.status
         if code == 0:
             self.status, self.streak = HEALTHY, 0
         elif not self._in_start_period(now):
             self.streak += 1
             if self.streak >= self._given["retries"]:
                 self.status = UNHEALTHY
+        if self.status != was:
+            self._tell()
         self._note(wall, code, self._output)
         self._due = now + self._pause(now)
+
+    def _tell(self) -> None:
+        """Run the program that wants to know of a change. It is a child like others, and nobody waits for it."""
+        argv = [*self._given.get("changed_argv", ()), self.status]
+        if len(argv) == 1:
+            return
+        try:
+            os.posix_spawn(
+                argv[0],
+                argv,
+                self._given["env"],
+                setsid=True,
+                setsigdef=(signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP, signal.SIGINT),
+                file_actions=[(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)],
+            )
+        except OSError:
+            return  # news that nobody gets; the state itself is in health.json
 
     def _note(self, wall: int, code: int, output: bytes) -> None:
         self._log = [*self._log[1 - _KEPT :], [self._wall, wall, code, output]]

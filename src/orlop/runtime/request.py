@@ -29,7 +29,10 @@ class RootMount(Value):
 
 
 class HealthProbe(Value):
-    """A program that the monitor runs again and again; times in nanoseconds. Its exit code 0 means healthy."""
+    """A program that the monitor runs again and again; times in nanoseconds. Its exit code 0 means healthy.
+
+    `changed_argv` is run whenever the health changes, with "healthy" or "unhealthy" as one more word.
+    """
 
     argv: tuple[str, ...]
     interval: int = 30_000_000_000
@@ -37,6 +40,7 @@ class HealthProbe(Value):
     retries: int = 3
     start_period: int = 0
     start_interval: int = 0  # between probes while the start period runs; 0: as `interval`
+    changed_argv: tuple[str, ...] = ()
 
 
 class ShimRequest(Value):
