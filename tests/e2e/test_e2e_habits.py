@@ -101,7 +101,9 @@ def test_changes_of_health_are_events(orlop: Orlop, busybox: str) -> None:
 def test_disk_usage_thing_by_thing(orlop: Orlop, busybox: str) -> None:
     """`system df -v` has a line for each image, container and volume, and says what images share."""
     orlop("tag", busybox, "second")
-    orlop("run", "--name", "heavy", "-v", "hold:/hold", busybox, "dd", "if=/dev/urandom", "of=/hold/f", "bs=1M", "count=2")
+    orlop(
+        "run", "--name", "heavy", "-v", "hold:/hold", busybox, "dd", "if=/dev/urandom", "of=/hold/f", "bs=1M", "count=2"
+    )
 
     images, containers, volumes, cache = orlop("system", "df", "-v").split("\n\n")[1::2]
 
