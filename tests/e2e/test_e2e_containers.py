@@ -194,3 +194,11 @@ def _eventually(condition: object, seconds: float = 20) -> None:
             return
         time.sleep(0.05)
     pytest.fail("it did not come true in time")
+
+
+def test_what_removes_itself_is_mounted_volatile(orlop: Orlop, busybox: str) -> None:
+    """The tree of a container with --rm need not outlive a crash of the machine: nothing waits for the disk; others do."""
+    show = ("--network", "none", busybox, "grep", " / / ", "/proc/self/mountinfo")
+    assert "volatile" in orlop("run", "--rm", *show).rpartition("workdir=")[2]
+    orlop("run", "--name", "kept", *show)
+    assert "volatile" not in orlop("logs", "kept").rpartition("workdir=")[2]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -300,3 +302,23 @@ def test_reopen_opens_the_very_thing(tree: tuple[str, int]) -> None:
     assert os.read(opened, 10) == b"file"
     os.close(opened)
     os.close(held)
+
+
+def test_a_few_paths_need_no_ctypes(tree: tuple[str, int]) -> None:
+    """Where nobody has loaded ctypes, a few paths are walked, and links refused all the same; then openat2 is used."""
+    program = (
+        "import errno, os, sys\n"
+        f"sys.path[:0] = {sys.path!r}\n"
+        "from orlop.linux import safepath\n"
+        "root = os.open(sys.argv[1], os.O_PATH)\n"
+        "def code(path):\n"
+        "    try: os.close(safepath.open_no_links(root, path, os.O_PATH)); return 0\n"
+        "    except OSError as error: return error.errno\n"
+        "wanted = {'a/file': 0, 'abs': errno.ELOOP, 'a/rel': errno.ELOOP, 'none': errno.ENOENT, '../secret': errno.EXDEV}\n"
+        "assert {path: code(path) for path in wanted} == wanted\n"
+        "assert 'ctypes' not in sys.modules\n"
+        "for _ in range(100): assert code('a/file') == 0\n"
+        "assert 'ctypes' in sys.modules\n"
+        "assert {path: code(path) for path in wanted} == wanted\n"
+    )
+    subprocess.run([sys.executable, "-I", "-S", "-c", program, tree[0]], check=True)

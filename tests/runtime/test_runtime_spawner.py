@@ -335,9 +335,13 @@ def test_the_shim_becomes_small(dock: Dock) -> None:
 def test_a_client_lives_through_the_change(dock: Dock) -> None:
     """A client that was there before is served after, without noticing."""
     reader, writer = os.pipe()
-    request = dock.request("/bin/sh", "-c", "echo one; sleep 0.5; echo two")
+    request = dock.request("/bin/sh", "-c", "echo one; read line; echo $line", open_stdin=True)
     session = dock.session(request, stdout=writer, stderr=writer)
+    until(lambda: _slim(dock.shims[-1]))
+    typist = attach.connect(request.shim_dir)
+    os.write(typist, frames.hello() + frames.encode(frames.STDIN, b"two\n"))
     record = session.run()
+    os.close(typist)
     session.close()
     os.close(writer)
     assert record is not None
@@ -646,3 +650,40 @@ def test_the_monitor_is_bare() -> None:
         *(f"orlop.runtime.{name}" for name in names),
     }
     assert not {"re", "json", "enum", "typing", "ctypes", "socket", "collections"} & set(out.split())
+
+
+def test_a_helper_for_one_start_becomes_its_shim(box: Box) -> None:
+    """Begun with `once`, the helper is the shim of the first container and forks none; a second one finds another."""
+    spawner = ProcessSpawner(warn=box.warnings.append)
+    found = Dock(box, spawner)
+    try:
+        spawner.begin(once=True)
+        mine = _children()
+        first = found.request("/bin/sh", "-c", "exit 3")
+        found.start(first)
+        assert found.shims[0] in mine
+        assert found.record(first).code == 3
+        second = found.request("/bin/sh", "-c", "exit 4")
+        found.start(second)
+        assert found.shims[1] not in mine
+        assert found.record(second).code == 4
+    finally:
+        box.close()
+        for pid in found.shims:
+            until(lambda pid=pid: found.gone(pid))  # type: ignore[misc]  # a lambda with a default
+        spawner.close()
+
+
+def test_a_helper_that_is_asked_nothing_ends(box: Box) -> None:
+    """Closing a spawner whose helper waits for its one request leaves no process."""
+    before = _children()
+    spawner = ProcessSpawner(warn=box.warnings.append)
+    spawner.begin(once=True)
+    spawner.close()
+    assert _children() == before
+
+
+def _children() -> set[int]:
+    """The pids of this process' children."""
+    with open("/proc/thread-self/children") as file:
+        return {int(pid) for pid in file.read().split()}

@@ -460,3 +460,45 @@ def test_a_short_command_imports_little() -> None:
         [sys.executable, "-S", "-c", code], check=True, capture_output=True, text=True, env={"PYTHONPATH": path}
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_relaxed_commits_do_not_wait_and_others_do(database: Database) -> None:
+    """Inside `relaxed` this thread's commits are whole but not waited for; outside they are; a reader never changes it."""
+    database.execute("INSERT INTO t VALUES (1, 'a')")
+    assert database.one("PRAGMA synchronous") == (2,)  # FULL
+    with database.relaxed():
+        with database.relaxed():
+            database.execute("INSERT INTO t VALUES (2, 'b')")
+        database.execute("INSERT INTO t VALUES (3, 'c')")
+        assert database.one("PRAGMA synchronous") == (1,)  # NORMAL
+    with database.relaxed(on=False):
+        database.execute("INSERT INTO t VALUES (4, 'd')")
+    assert database.one("PRAGMA synchronous") == (2,)
+    assert database.query("SELECT k FROM t ORDER BY k") == [(1,), (2,), (3,), (4,)]
+
+
+def test_a_database_that_was_left_is_whole(tmp_path: Path) -> None:
+    """A process that leaves without closing loses nothing: its log is there, and the next one reads it."""
+    path = str(tmp_path / "x.db")
+    program = (
+        "import os, sys; from orlop.store.database import Database\n"
+        "d = Database(sys.argv[1], (('CREATE TABLE t (k)',),), durable=True)\n"
+        "d.execute('INSERT INTO t VALUES (7)'); d.leave(); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", program, path], check=True)
+    assert os.path.getsize(f"{path}-wal") > 0
+    after = Database(path, (("CREATE TABLE t (k)",),), durable=True)
+    assert after.query("SELECT k FROM t") == [(7,)]
+    after.close()
+
+
+def test_sqlite_loads_alone_and_leaves_no_stand_in() -> None:
+    """The database brings neither functools nor collections along, and functools is the real one afterwards."""
+    program = (
+        "import sys, orlop.store.database\n"
+        "assert not {'functools', 'collections'} & sys.modules.keys(), sys.modules.keys()\n"
+        "import functools; functools.partial(int)"
+    )
+    subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{program}"], check=True
+    )

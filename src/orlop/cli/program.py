@@ -38,7 +38,7 @@ def run_process() -> int:
     for stream in (sys.stdout, sys.stderr):
         # names in images and paths are bytes: they go out as they came in, whatever the locale says
         stream.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    code = _flushed(run(sys.argv[1:], os.environ))
+    code = _flushed(run(sys.argv[1:], os.environ, ending=True))
     try:
         sys.stderr.flush()
     except OSError:
@@ -83,8 +83,17 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
-def run(words: Sequence[str], environ: Mapping[str, str], *, engine: Callable[[Settings], Engine] | None = None) -> int:
-    """Run one command line (without the program's name); returns its exit code. `engine` makes another engine."""
+def run(
+    words: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    engine: Callable[[Settings], Engine] | None = None,
+    ending: bool = False,
+) -> int:
+    """Run one command line (without the program's name); returns its exit code.
+
+    `engine` makes another engine. `ending`: the process ends with this command, so that the kernel may tidy up.
+    """
     failure = 1
     session = Session(environ)
     try:
@@ -96,6 +105,7 @@ def run(words: Sequence[str], environ: Mapping[str, str], *, engine: Callable[[S
             namespace=given.text("namespace"),
             debug=given.flag("debug"),
             engine=engine,
+            ending=ending,
         )
         from orlop.cli import commands
 

@@ -18,6 +18,7 @@ _FAILED = 125  # docker's: the failure is not the program's
 
 
 def _run(session: Session, given: Given) -> int:
+    session.starts_one()
     wanted = request(given, session.environ)
     streams = attached(given)
     if given.flag("detach") and streams:

@@ -30,6 +30,7 @@ class Session:
         namespace: str = "",
         debug: bool = False,
         engine: Callable[[Settings], Engine] | None = None,
+        ending: bool = False,
     ) -> None:
         self.environ = environ
         self.debug = debug or environ.get("ORLOP_DEBUG", "") not in {"", "0"}
@@ -38,6 +39,8 @@ class Session:
         self._make = engine
         self._engine: Engine | None = None
         self._settings: Settings | None = None
+        self._ending = ending
+        self._one_start = False
 
     @property
     def settings(self) -> Settings:
@@ -55,12 +58,19 @@ class Session:
                 root=self._places[0],
                 run_root=self._places[1],
             )
+            if self._ending:
+                self._settings = self._settings.replace(ending=True, one_start=self._one_start)
         return self._settings
 
     def use_namespace(self, namespace: str) -> None:
         """Work in another namespace than the one the environment says. Only before the engine is first asked for."""
         assert self._engine is None
         self._namespace, self._settings = namespace, None
+
+    def starts_one(self) -> None:
+        """This command starts one container and no more: that one is quicker. Before the engine is first asked for."""
+        assert self._engine is None
+        self._one_start, self._settings = True, None
 
     @property
     def engine(self) -> Engine:

@@ -51,9 +51,10 @@ def plan(engine: Engine, record: ContainerRecord) -> Plan:
             network = engine.networks.network(mode)
             owner = engine.networks.owner(network.name)
             addresses = engine.root.state.networks
-            ip = addresses.allocate(
-                owner, record.id, network.subnet, config["network"]["ip"], reserved=[network.gateway]
-            )
+            with engine.root.state.database.relaxed():  # after a crash of the machine nobody has an address
+                ip = addresses.allocate(
+                    owner, record.id, network.subnet, config["network"]["ip"], reserved=[network.gateway]
+                )
     if mode.startswith("container:"):
         files = _files_of_other(engine, mode[10:])
     else:
@@ -116,6 +117,12 @@ def _read(path: str) -> str:
         return ""
 
 
+def load(made: Plan) -> None:
+    """Load what `attach` will need, while the namespace that it waits for is being made."""
+    if made.network is not None:
+        from orlop.network import bridge  # noqa: F401  # loaded for later
+
+
 def attach(
     engine: Engine, record: ContainerRecord, made: Plan, pid: int, report: Report, *, ports: list[Socket]
 ) -> dict[str, Any]:
@@ -162,10 +169,10 @@ def _restore(engine: Engine) -> None:
 
 def bindings(config: dict[str, Any]) -> tuple[Any, ...]:
     """The ports to publish: those asked for with -p, and with -P every exposed one."""
-    from orlop.network import ports
-
     if not config["network"]["publish"] and not config["network"]["publish_all"]:
         return ()
+    from orlop.network import ports
+
     found = [binding for text in config["network"]["publish"] for binding in ports.parse(text)]
     if config["network"]["publish_all"]:
         asked = {(one.container_port, one.protocol) for one in found}
@@ -219,4 +226,5 @@ def detach(engine: Engine, record: ContainerRecord) -> None:
         # the namespace has died with its processes, and the kernel takes the link with it
         bridge.detach(Attachment.from_json(attached), delete_link=False)
     if not engine.settings.uid:
-        engine.root.state.networks.release("", record.id)
+        with engine.root.state.database.relaxed():
+            engine.root.state.networks.release("", record.id)

@@ -68,7 +68,7 @@ class Engine:
             self._enter()  # what it forks must be where we are
             from orlop.engine.spawning import choose_spawner
 
-            self._spawner = choose_spawner()
+            self._spawner = choose_spawner(once=self.settings.one_start)
         return self._spawner
 
     @property
@@ -125,7 +125,7 @@ class Engine:
             self._spawner.close()
             self._spawner = None
         if self._root is not None:
-            self._root.close()
+            self._root.close(ending=self.settings.ending)
             self._root = None
             self._snapshotter = None
 

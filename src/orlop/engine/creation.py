@@ -41,8 +41,10 @@ def create(engine: Engine, request: CreateContainer, report: Report) -> Containe
         container = names.container_id()
         config["mounts"] = [_with_source(engine, mount) for mount in config["mounts"]]
         lease.hold("snapshot", container)
-        engine.snapshotter.prepare(keys, container)
-        record = _add(engine, request, image, config, container)
+        # What removes itself need not survive a crash of the machine: then nobody is left to run it.
+        with root.state.database.relaxed(request.auto_remove):
+            engine.snapshotter.prepare(keys, container)
+            record = _add(engine, request, image, config, container)
     journal.record(root, "container", "create", container, {"name": record.name, "image": record.image_name})
     return record
 
@@ -65,12 +67,11 @@ def find_image(engine: Engine, request: CreateContainer, report: Report) -> Imag
 
 def check_architecture(image: ImageRecord, request: CreateContainer) -> None:
     """Refuse an image of another platform than the one asked for; the host's is checked on the binary itself."""
+    if not request.platform:
+        return
     from orlop.oci.platform import Platform
 
-    if (
-        request.platform
-        and Platform.parse(request.platform).normalized() != Platform.parse(image.platform).normalized()
-    ):
+    if Platform.parse(request.platform).normalized() != Platform.parse(image.platform).normalized():
         raise InvalidArgument(
             f"image {request.image} is {image.platform}, not {request.platform}",
             hint=f"orlop pull --platform {request.platform} {request.image}",
@@ -171,12 +172,13 @@ def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, me
         for mount in record.config["mounts"]
         if volumes and mount["kind"] == "volume" and engine.volumes.is_anonymous(mount["source"])
     ]
-    root.state.containers.delete(record.id)
-    if record.config["restart"]["name"] != "no":
-        from orlop.engine import restarting
+    with root.state.database.relaxed(record.config["auto_remove"]):
+        root.state.containers.delete(record.id)
+        if record.config["restart"]["name"] != "no":
+            from orlop.engine import restarting
 
-        restarting.call_off(root, record.id)
-    engine.snapshotter.remove(record.id)
+            restarting.call_off(root, record.id)
+        engine.snapshotter.remove(record.id)
     for folder in (status.run_dir(root, record.id), status.data_dir(root, record.id)):
         if os.path.lexists(folder):
             discard(root, folder)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import attaching, bundle, journal, limiting, probing, status, volumefill
+from orlop.engine import attaching, bundle, journal, limiting, status
 from orlop.errors import NotFound, OrlopError
 from orlop.events import Event
 from orlop.linux import process
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orlop.layers.snapshots import Snapshot
     from orlop.runtime.attach import Session
     from orlop.runtime.records import ExitRecord
+    from orlop.runtime.request import HealthProbe
     from orlop.runtime.spawner import Handle, Process
     from orlop.store.containers import ContainerRecord
 
@@ -61,7 +62,10 @@ def start(
         record = _count(engine, known or root.state.containers.find(record.namespace, record.id), again=again)
         try:
             snapshot = _snapshot(engine, record, report)
-            volumefill.fill(engine, record, snapshot)
+            if record.config["mounts"]:
+                from orlop.engine import volumefill
+
+                volumefill.fill(engine, record, snapshot)
             session = launch(engine, record, snapshot, stdio, report)
         except BaseException as error:
             give_back(engine, record)
@@ -106,29 +110,25 @@ def launch(
         warn(text)
     request = _shim_request(engine, record, made, snapshot, stdio, transient=transient)
     ports: list[Socket] = []
-    session, other_end = _session(stdio, tty=record.config["tty"], settles=_settles(record))
-    try:
+    session: Session | None = None
+    own_end, other_end = (-1, -1) if stdio is None else _socket_pair()
+    try:  # another process is at work then: what can wait is loaded meanwhile
         with engine.spawner.spawn(request, attach=other_end, warn=warn) as handle:
+            if stdio is not None:
+                session = _session(own_end, stdio, tty=record.config["tty"], settles=_settles(record))
+            attaching.load(plan)
             first = handle.wait_namespaces()
             network = _attach(engine, record, plan, handle, first, report, ports=ports)
+            _load_the_end(stdio)
             handle.wait_created()
-            status.write_json(
-                f"{run}/launch.json",
-                {
-                    "pid": first.pid,
-                    "ticks": first.ticks,
-                    "shim_pid": handle.shim_pid,
-                    "shim_ticks": _ticks(handle.shim_pid),
-                    "started": time.time_ns(),
-                    "cgroup": made.cgroup,
-                    "network": network,
-                },
-            )
+            _note(run, first, handle.shim_pid, made.cgroup, network)
             handle.hold([port.fileno() for port in ports])
             handle.start()
     except BaseException:
         if session is not None:
             session.close()
+        elif own_end >= 0:
+            os.close(own_end)
         raise
     finally:
         for port in ports:
@@ -136,6 +136,20 @@ def launch(
         if other_end >= 0:
             os.close(other_end)
     return session
+
+
+def _note(run: str, first: Process, shim: int, cgroup: str, network: dict[str, Any]) -> None:
+    """Write the launch record."""
+    record = {
+        "pid": first.pid,
+        "ticks": first.ticks,
+        "shim_pid": shim,
+        "shim_ticks": _ticks(shim),
+        "started": time.time_ns(),
+        "cgroup": cgroup,
+        "network": network,
+    }
+    status.write_json(f"{run}/launch.json", record)
 
 
 def _attach(
@@ -170,17 +184,20 @@ def _settles(record: ContainerRecord) -> bool:
     return bool(record.config["restart"]["name"] == "no")
 
 
-def _session(stdio: Stdio | None, *, tty: bool, settles: bool) -> tuple[Session | None, int]:
-    """A foreground client's session, and the descriptor for the shim's side of it."""
-    if stdio is None:
-        return None, -1
+def _socket_pair() -> tuple[int, int]:
+    """A foreground client's end of its connection, and the shim's."""
     import _socket
 
+    mine, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    return mine.detach(), other.detach()
+
+
+def _session(end: int, stdio: Stdio, *, tty: bool, settles: bool) -> Session:
+    """A foreground client's session over its end of the connection, which it now owns."""
     from orlop.runtime.attach import Session
 
-    mine, other = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    session = Session(
-        mine.detach(),
+    return Session(
+        end,
         stdin=stdio.stdin,
         stdout=stdio.stdout,
         stderr=stdio.stderr,
@@ -189,7 +206,16 @@ def _session(stdio: Stdio | None, *, tty: bool, settles: bool) -> tuple[Session 
         proxy_signals=stdio.proxy_signals,
         settles=settles,
     )
-    return session, other.detach()
+
+
+def _load_the_end(stdio: Stdio | None) -> None:
+    """Load what a foreground client needs when the program has ended: nobody should wait for it then."""
+    if stdio is None:
+        return
+    from orlop.engine import creation  # noqa: F401  # loaded for later
+    from orlop.linux import files  # noqa: F401
+    from orlop.runtime import records  # noqa: F401
+    from orlop.store import collect  # noqa: F401
 
 
 def root_mount(engine: Engine, snapshot: Snapshot, *, volatile: bool = False) -> RootMount:
@@ -241,7 +267,7 @@ def _shim_request(
         bundle=made.path,
         state_root=f"{engine.root.run_path}/runtime",
         shim_dir=run,
-        root=root_mount(engine, snapshot, volatile=transient),
+        root=root_mount(engine, snapshot, volatile=transient or config["auto_remove"]),
         terminal=config["tty"],
         console_size=_console_size(stdio) if config["tty"] else (0, 0),
         open_stdin=config["stdin"],
@@ -252,9 +278,17 @@ def _shim_request(
         log_max_files=config["log"]["max_files"],
         exit_argv=() if transient else _exit_command(engine, record),
         environment=_later_environment(settings),
-        health=None if transient else probing.probe_of(engine, record, made.spec["process"]),
+        health=None if transient else _probe(engine, record, made),
         runtime=(program,) if program and program != "orlop" else (),
     )
+
+
+def _probe(engine: Engine, record: ContainerRecord, made: bundle.Bundle) -> HealthProbe | None:
+    if not record.config.get("health"):
+        return None
+    from orlop.engine import probing
+
+    return probing.probe_of(engine, record, made.spec["process"])
 
 
 def _exit_command(engine: Engine, record: ContainerRecord) -> tuple[str, ...]:
@@ -398,6 +432,8 @@ def _keep_exit(engine: Engine, record: ContainerRecord, ended: ExitRecord | None
     finished = ended.finished if ended else time.time_ns()
     status.write_json(f"{folder}/{record.id}.json", {"exit_code": code, "finished": finished})
     journal.record(engine.root, "container", "die", record.id, {"name": record.name, "exitCode": str(code)})
+    if record.id[0] != "0":
+        return  # one in sixteen looks through all of them, of which there may be thousands
     for name in os.listdir(folder):
         try:
             if os.stat(f"{folder}/{name}").st_mtime < time.time() - _KEPT_EXITS:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 
 from orlop.engine import limitrules
-from orlop.engine.mounts import MountPoint, merge, parse_mount, parse_tmpfs, parse_volume
 from orlop.errors import InvalidArgument, Unimplemented
-from orlop.linux import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from orlop.engine.mounts import MountPoint
     from orlop.engine.requests import CreateContainer
 
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -41,7 +40,10 @@ def resolve(request: CreateContainer, image: dict[str, Any]) -> dict[str, Any]:
     if not cwd.startswith("/"):
         raise InvalidArgument(f"--workdir {cwd!r} is not an absolute path", hint=f"e.g. --workdir /{cwd}")
     _check_modes(request)
-    signals.number_of(request.stop_signal or "TERM")
+    if request.stop_signal:
+        from orlop.linux import signals
+
+        signals.number_of(request.stop_signal)
     mode = network_mode(request)
     return {
         "entrypoint": entrypoint,
@@ -250,12 +252,17 @@ def _check_modes(request: CreateContainer) -> None:
 
 
 def _mounts(request: CreateContainer, run: dict[str, Any]) -> list[MountPoint]:
+    volumes = run.get("Volumes") or {}
+    if not (volumes or request.volumes or request.mounts or request.tmpfs):
+        return []
+    from orlop.engine.mounts import merge, parse_mount, parse_tmpfs, parse_volume
+
     asked = [
         *(parse_volume(text) for text in request.volumes),
         *(parse_mount(text) for text in request.mounts),
         *(parse_tmpfs(text) for text in request.tmpfs),
     ]
-    return merge(run.get("Volumes") or {}, asked)
+    return merge(volumes, asked)
 
 
 def _device(text: str) -> dict[str, str]:

@@ -31,6 +31,8 @@ class Settings(Value):
     home: str = "/root"
     program: tuple[str, ...] = ()  # argv of this orlop, for what must run later (exit handlers)
     environ: tuple[tuple[str, str], ...] = ()
+    ending: bool = False  # the process ends with this engine, as the command line's does
+    one_start: bool = False  # it starts one container at most
 
 
 OUTER_UID = "ORLOP_OUTER_UID"

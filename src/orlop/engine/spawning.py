@@ -7,16 +7,16 @@ if TYPE_CHECKING:
     from orlop.runtime.spawner import Spawner
 
 
-def choose_spawner() -> Spawner:
+def choose_spawner(*, once: bool = False) -> Spawner:
     """A spawner process: forked at once while this process has one thread, started fresh when it is first needed else.
 
     Forked at once it loads the runtime's modules on another core while we look up the image and write the record: a
-    direct fork later would have to load them first.
+    direct fork later would have to load them first. `once`: there will be one start, so it becomes that shim itself.
     """
     from orlop.linux.process import thread_count
     from orlop.runtime.spawner import ProcessSpawner
 
     spawner = ProcessSpawner()
     if thread_count() == 1:
-        spawner.begin()
+        spawner.begin(once=once)
     return spawner

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import moments
 from orlop.errors import FailedPrecondition, OrlopError
 from orlop.linux import process, wholefile
 from orlop.oci import jsontext
@@ -58,6 +57,8 @@ class Status(Value):
 
     def sentence(self) -> str:
         """The STATUS column of `ps`: "Up 5 minutes", "Exited (0) 3 seconds ago"."""
+        from orlop.engine import moments  # for lists only
+
         now = time.time()
         if self.running:
             up = f"Up {moments.ago(now - self.started / 1e9)}"

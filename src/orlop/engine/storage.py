@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from orlop.errors import ContentMismatch, DataLoss, InvalidArgument
 from orlop.events import Event
-from orlop.oci.descriptor import Descriptor
 from orlop.store.images import ImageRecord, LayerRef
 
 TYPE_CHECKING = False
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from orlop.engine.settings import Settings
     from orlop.events import Report
     from orlop.layers.snapshots import Snapshotter
+    from orlop.oci.descriptor import Descriptor
     from orlop.oci.digest import Digest
     from orlop.oci.image import ImageConfig
     from orlop.oci.manifest import Manifest

@@ -11,7 +11,6 @@ import os
 
 from orlop.errors import ContentMismatch, DataLoss
 from orlop.oci.chain import chain_ids
-from orlop.oci.descriptor import Descriptor
 from orlop.store.layers import LayerRecord
 
 TYPE_CHECKING = False
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from orlop.layers.apply import Applied, Limits
     from orlop.layers.parallel import Stop
+    from orlop.oci.descriptor import Descriptor
     from orlop.oci.digest import Digest
     from orlop.store.content import Ingest
     from orlop.store.images import LayerRef
@@ -171,6 +171,8 @@ class _Job:
 
     def _arriving(self, layer: LayerRef, ingest: Ingest, stop: Stop) -> Iterator[bytes]:
         """The blob as it comes in and is kept. The end is only reached when it was verified and is in the store."""
+        from orlop.oci.descriptor import Descriptor  # who has all layers needs none
+
         wanted = Descriptor(media_type=layer.media_type, digest=layer.digest, size=layer.size)
         with self._opener(wanted, ingest.offset) as chunks:
             for chunk in chunks:

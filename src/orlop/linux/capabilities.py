@@ -7,11 +7,10 @@ permitted and inheritable.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
-from orlop.linux import process, syscalls
+from orlop.linux import process
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -169,6 +168,8 @@ def current() -> Sets:
 
 
 def _ambient(action: int, number: int = 0) -> int:
+    from orlop.linux import syscalls  # ctypes: for those who act, not for those who name
+
     return syscalls.call("prctl", _PR_CAP_AMBIENT, action, number, 0, 0, doing="change the ambient capabilities")
 
 
@@ -177,6 +178,10 @@ _HEADER = _VERSION_3.to_bytes(4, "little") + bytes(4)  # pid 0: the calling thre
 
 def _capget() -> tuple[int, int, int]:
     """The effective, permitted and inheritable masks."""
+    import ctypes  # as above
+
+    from orlop.linux import syscalls
+
     data = ctypes.create_string_buffer(24)  # two times (effective, permitted, inheritable), low halves first
     syscalls.call("capget", _HEADER, data, doing="read our capabilities")
     words = [int.from_bytes(data.raw[at : at + 4], "little") for at in range(0, 24, 4)]
@@ -187,6 +192,8 @@ def _capset(effective: int, permitted: int, inheritable: int) -> None:
     masks = (effective, permitted, inheritable)
     data = b"".join((mask & 0xFFFFFFFF).to_bytes(4, "little") for mask in masks)
     data += b"".join((mask >> 32).to_bytes(4, "little") for mask in masks)
+    from orlop.linux import syscalls  # as above
+
     syscalls.call("capset", _HEADER, data, doing="set our capabilities")
 
 

@@ -5,13 +5,11 @@ A pid alone is no identity: pids are reused. A process is (pid, start ticks): fi
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import time
 
 from orlop.errors import FailedPrecondition
-from orlop.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +33,8 @@ _MAX_FD = 0xFFFFFFFF
 
 def prctl(option: int, argument: int | bytes = 0, *, doing: str = "") -> int:
     """Set one option of the process; OSError says `doing`."""
+    from orlop.linux import syscalls  # ctypes: 2 ms, and those who only look at processes need none
+
     return syscalls.call("prctl", option, argument, 0, 0, 0, doing=doing or f"prctl {option}")
 
 
@@ -73,6 +73,8 @@ def set_keepcaps(on: bool) -> None:  # the kernel's own switch
 
 def set_domainname(name: str) -> None:
     """The NIS domain name of this UTS namespace."""
+    from orlop.linux import syscalls  # as in prctl
+
     data = os.fsencode(name)
     syscalls.call("setdomainname", data, len(data), doing=f"set the domain name {name}")
 
@@ -84,11 +86,15 @@ def pidfd_open(pid: int) -> int:
 
 def pidfd_send_signal(pidfd: int, signal: int) -> None:
     """Signal exactly the process behind `pidfd`; ProcessLookupError when it has been reaped."""
+    from orlop.linux import syscalls  # as in prctl
+
     syscalls.call("pidfd_send_signal", pidfd, signal, None, 0, doing=f"send signal {signal}")
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """A copy of another process' descriptor (needs the right to trace it)."""
+    from orlop.linux import syscalls  # as in prctl
+
     return syscalls.call("pidfd_getfd", pidfd, fd, 0, doing=f"copy descriptor {fd}")
 
 
@@ -160,6 +166,8 @@ def close_fds_except(keep: Iterable[int]) -> None:
 
 
 def _close_range(first: int, last: int) -> None:
+    from orlop.linux import syscalls  # as in prctl
+
     try:
         syscalls.call("close_range", first, last, 0)
     except OSError as error:
@@ -201,6 +209,10 @@ def fork_into(flags: int = 0, *, cgroup_fd: int = -1) -> int:
     require_one_thread()
     if not flags and cgroup_fd < 0:
         return os.fork()
+    import ctypes  # as in prctl
+
+    from orlop.linux import syscalls
+
     hooks = ctypes.pythonapi
     hooks.PyOS_BeforeFork()
     # PyDLL keeps the interpreter lock: nothing else may run between the hooks.
@@ -218,6 +230,10 @@ def fork_into(flags: int = 0, *, cgroup_fd: int = -1) -> int:
 
 
 def _clone(flags: int, cgroup_fd: int) -> int:
+    import ctypes  # as in prctl
+
+    from orlop.linux import syscalls
+
     syscall = ctypes.PyDLL(None, use_errno=True).syscall
     syscall.restype = ctypes.c_long
     if cgroup_fd >= 0:

@@ -15,8 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-
-from orlop.linux import syscalls
+import sys
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -29,6 +28,7 @@ _MAX_LINKS = 40  # as the kernel's MAXSYMLINKS
 _RETRIES = 128  # openat2 answers EAGAIN when a rename or mount happened during a ".."
 _PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _PROC_SUPER_MAGIC = 0x9FA0
+_FEW = 32
 
 
 def open_in_root(root_fd: int, path: str, flags: int, mode: int = 0) -> int:
@@ -54,6 +54,7 @@ class _Kernel:
     """Whether openat2 works here; learned at the first call, for old kernels and seccomp filters of a CI container."""
 
     has_openat2 = True
+    walked = 0  # how often we did without, to save the loading of ctypes
 
 
 def _open(root_fd: int, path: str, flags: int, mode: int, resolve: int) -> int:
@@ -61,6 +62,10 @@ def _open(root_fd: int, path: str, flags: int, mode: int, resolve: int) -> int:
         raise OSError(errno.EINVAL, f"open {path!r}: a path cannot hold a NUL")
     if not flags & (os.O_CREAT | _O_TMPFILE_BIT):
         mode = 0  # openat2 refuses a mode that means nothing
+    if resolve & RESOLVE_NO_SYMLINKS and _Kernel.walked < _FEW and "_ctypes" not in sys.modules:
+        # Two small files are all that most starts look for: without links that is two calls a component.
+        _Kernel.walked += 1
+        return walk(root_fd, path, flags | os.O_CLOEXEC, mode, resolve)
     if _Kernel.has_openat2:
         try:
             return _openat2(root_fd, path, flags | os.O_CLOEXEC, mode, resolve)
@@ -80,6 +85,8 @@ def _openat2(root_fd: int, path: str, flags: int, mode: int, resolve: int) -> in
     how = (
         flags.to_bytes(8, "little") + (mode & 0o7777).to_bytes(8, "little") + resolve.to_bytes(8, "little")
     )  # both machines we know are little-endian
+    from orlop.linux import syscalls  # ctypes: 2 ms
+
     for _ in range(_RETRIES):
         try:
             return syscalls.call("openat2", root_fd, os.fsencode(path) or b".", how, _HOW_SIZE, doing=f"open {path}")
@@ -109,7 +116,7 @@ class _Walk:
             raise self.failure(errno.EXDEV)
 
     def failure(self, code: int) -> OSError:
-        return syscalls.failure(code, f"open {self.path}")
+        return OSError(code, f"open {self.path}: {os.strerror(code)}")
 
     def close(self) -> None:
         while self.stack:
@@ -168,6 +175,8 @@ class _Walk:
 
     def link(self, fd: int) -> str:
         """The target of an opened symlink, which must not be a magic one."""
+        if self.no_links:
+            raise self.failure(errno.ELOOP)
         target = os.readlink("", dir_fd=fd)
         # procfs has plain links too (self, mounts, net): relative, and without the colon of "pipe:[1]", "anon_inode:x"
         if (target.startswith("/") or ":" in target) and _on_procfs(fd):
@@ -176,7 +185,9 @@ class _Walk:
 
 
 def _on_procfs(fd: int) -> bool:
-    import ctypes  # syscalls loaded it already; only this fallback needs a buffer
+    import ctypes  # 2 ms, and only who walks by a link needs a buffer
+
+    from orlop.linux import syscalls
 
     buffer = ctypes.create_string_buffer(256)
     syscalls.call("fstatfs", fd, buffer)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import struct
-
-from orlop.linux import namespaces
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ RAW = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
 
 _LONGEST_UNIX_PATH = 107  # sun_path without its NUL (unix(7))
 _MOST_DESCRIPTORS = 253  # SCM_MAX_FD
-_int = struct.Struct("=i")
+_INT = 4  # bytes of a descriptor in a message
 
 
 def accept(listener: Socket) -> tuple[Socket, object]:
@@ -47,7 +45,7 @@ def send_with_descriptors(sock: Socket, data: bytes, descriptors: Sequence[int])
     if not data:
         raise OSError(errno.EINVAL, "descriptors travel only with at least one byte")
     extra = (
-        [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"={len(descriptors)}i", *descriptors))]
+        [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in descriptors))]
         if descriptors
         else []
     )
@@ -59,11 +57,12 @@ def receive_with_descriptors(sock: Socket, size: int, most: int = _MOST_DESCRIPT
 
     A message that lost descriptors (more than `most`, or our table is full) is refused with EMFILE: all are closed.
     """
-    data, extra, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(most * _int.size), _socket.MSG_CMSG_CLOEXEC)
+    data, extra, flags, _ = sock.recvmsg(size, _socket.CMSG_SPACE(most * _INT), _socket.MSG_CMSG_CLOEXEC)
     found: list[int] = []
     for level, kind, payload in extra:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            found += (fd for (fd,) in _int.iter_unpack(payload[: len(payload) - len(payload) % _int.size]))
+            ends = range(_INT, len(payload) + 1, _INT)
+            found += (int.from_bytes(payload[end - _INT : end], sys.byteorder) for end in ends)
     if flags & _socket.MSG_CTRUNC:
         for fd in found:
             os.close(fd)
@@ -113,6 +112,8 @@ def inside(netns: int, make: Callable[[], Made]) -> Made:
     Only the calling thread moves. Should the way back be barred the process cannot go on truthfully: OSError is raised
     and the caller must not use the network again.
     """
+    from orlop.linux import namespaces  # ctypes: those who only read addresses need none
+
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         namespaces.setns(netns, namespaces.CLONE_NEWNET)
@@ -126,6 +127,8 @@ def inside(netns: int, make: Callable[[], Made]) -> Made:
 
 def new_network_namespace() -> int:
     """A descriptor of a fresh network namespace (only a downed `lo` inside); it lives while somebody holds it."""
+    from orlop.linux import namespaces  # as above
+
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         namespaces.unshare(namespaces.CLONE_NEWNET)

@@ -6,7 +6,6 @@ from orlop.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Protocol
 
     class Hasher(Protocol):
@@ -45,10 +44,7 @@ class Digest(str):
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview, algorithm: str = "sha256") -> Digest:
         """The digest of `data`."""
-        if algorithm == "sha256" and len(data) <= _SMALL and _small_sha256 is not None:
-            running = _small_sha256()
-        else:
-            running = hasher(algorithm)
+        running = _small_sha256() if algorithm == "sha256" and len(data) <= _SMALL else hasher(algorithm)
         running.update(data)
         return cls(f"{algorithm}:{running.hexdigest()}")
 
@@ -98,15 +94,15 @@ def _complaint(text: str, algorithm: str, colon: str, encoded: str, length: int 
     return f"digest {text!r} has upper-case digits, only lower case is allowed"
 
 
-def _builtin_sha256() -> Callable[[], Hasher] | None:
-    """CPython's own sha256: slower a byte than OpenSSL's, but there at once. None in a Python built without it."""
+def _small_sha256() -> Hasher:
+    """CPython's own sha256: slower a byte than OpenSSL's, but there at once. OpenSSL's in a Python built without it.
+
+    Looked for at each call, because most commands make no digest at all.
+    """
     for name in ("_sha2", "_sha256"):  # since 3.12, and before
         try:
-            found: Callable[[], Hasher] = __import__(name).sha256
+            found: Hasher = __import__(name).sha256()
         except (ImportError, AttributeError):
             continue
         return found
-    return None
-
-
-_small_sha256 = _builtin_sha256()
+    return hasher("sha256")

@@ -8,7 +8,6 @@ import os
 import select
 
 from orlop.errors import FailedPrecondition, Unavailable
-from orlop.linux import terminal as terminals
 from orlop.runtime import exit as exits
 from orlop.runtime import frames
 
@@ -126,6 +125,8 @@ class Session:
         """
         raw = None
         if self._terminal and self._stdin >= 0 and os.isatty(self._stdin):
+            from orlop.linux import terminal as terminals  # few programs have one
+
             raw = terminals.raw(self._stdin)
             self._resize()
         watch = Signals(self._proxy, resizes=self._terminal)
@@ -134,6 +135,8 @@ class Session:
         finally:
             watch.close()
             if raw is not None:
+                from orlop.linux import terminal as terminals
+
                 terminals.restore(self._stdin, raw)
 
     def _pass_on(self, watch: Signals) -> ExitRecord | None:
@@ -171,6 +174,8 @@ class Session:
                 self._send(frames.encode(frames.SIGNAL, bytes((number,))))
 
     def _resize(self) -> None:
+        from orlop.linux import terminal as terminals
+
         for fd in (self._stdin, self._outputs[frames.STDOUT]):
             if fd >= 0 and os.isatty(fd):
                 self._send(frames.resize(*terminals.window_size(fd)))

@@ -44,6 +44,12 @@ def seal(keep: Iterable[int], *, hidden: bool = True) -> None:
     process.close_fds_except(keep)
 
 
+def new_session() -> None:
+    """Leave the caller's session and terminal; a helper that has done so before is let be."""
+    if os.getsid(0) != os.getpid():
+        os.setsid()
+
+
 def default_signals() -> None:
     """Every signal at its default and none blocked: Python ignores SIGPIPE and SIGXFSZ, which would survive execve."""
     for number in _signal.valid_signals():

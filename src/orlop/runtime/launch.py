@@ -145,8 +145,10 @@ class Launch:
 
     def _resources(self, given: dict[str, Any]) -> dict[str, Any]:
         """The limits, with the default devices allowed after all rules, as runc has it: no container works without."""
-        if given.get("devices"):
-            return given | {"devices": [*given["devices"], *specs.device_rules()[1:]]}
+        rules = given.get("devices")
+        default = specs.device_rules()[1:]
+        if rules and rules[-len(default) :] != default:
+            return given | {"devices": [*rules, *default]}
         return given
 
     def _cgroup(self, wanted: str) -> cgroups.Cgroup | None:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 STATE_VERSION = 1
-SLIM_AFTER = 200_000_000
-"""Nanoseconds after which the shim turns itself into a bare interpreter; shorter containers never pay for that."""
+SLIM_AFTER = 2_000_000_000
+"""Nanoseconds after which the shim turns itself into a bare interpreter: 10 ms, not for short containers or groups."""
 
 _READ_SIZE = 1 << 16
 _TIOCSWINSZ = 0x5414

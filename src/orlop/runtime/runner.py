@@ -54,7 +54,7 @@ def _ticks(pid: int) -> int:
 
 def _prepare(control: Channel, stdio: tuple[int, int, int]) -> tuple[int, int, int]:
     """Let go of everything of the asker's but the streams, which leave the numbers 0 to 2."""
-    os.setsid()
+    hygiene.new_session()
     process.set_name("orlop-exec")
     hygiene.default_signals()
     os.chdir("/")

@@ -8,6 +8,7 @@ What it is told: {"start": true}.
 
 from __future__ import annotations
 
+import gc
 import os
 
 from orlop.errors import Internal
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from orlop.runtime.request import ShimRequest
 
 SOCKET = "attach.sock"
+
+
+def load() -> None:
+    """Load what making a container loads when it is needed: who waits for work does it before there is any."""
+    import _blake2  # noqa: F401  # for the name of a compiled filter
+
+    from orlop.linux import devices  # noqa: F401  # for the device rules
 
 
 class Shim:
@@ -66,6 +74,7 @@ class Shim:
             self._undo()
             self._fail(error, f"container {request.id} cannot be started")
         self._control.close()
+        gc.enable()  # off while it was made; the watching may be long, if we cannot become small
         monitor.finish(monitor.Monitor(self._state(created, listener.detach())))
 
     def _fail(self, error: Exception, doing: str) -> NoReturn:
@@ -77,7 +86,7 @@ class Shim:
             os._exit(1)
 
     def _prepare(self) -> None:
-        os.setsid()
+        hygiene.new_session()
         process.set_child_subreaper()
         process.set_name("orlop-shim")
         hygiene.default_signals()

@@ -249,6 +249,7 @@ class ProcessSpawner:
         self._lock = _thread.allocate_lock()
         self._control: Channel | None = None
         self._pid = 0
+        self._once = False  # the helper becomes what it is first asked for
 
     def spawn(
         self,
@@ -277,6 +278,8 @@ class ProcessSpawner:
                 except (BrokenPipeError, ConnectionError):
                     self._forget()
                     self._helper().send(fds, what=what, given=[fd >= 0 for fd in given])
+                if self._once:
+                    self._let_go()
         except OSError as error:
             mine.close()
             raise Unavailable(f"the process that starts containers cannot be started: {error.strerror}") from error
@@ -302,10 +305,11 @@ class ProcessSpawner:
             self._control = mine
         return self._control
 
-    def begin(self) -> None:
+    def begin(self, *, once: bool = False) -> None:
         """Fork the helper now, from a process with one thread (FailedPrecondition else), instead of starting it fresh.
 
-        It loads what it needs while the caller goes on, which halves the time to the first container.
+        It loads what it needs while the caller goes on, which halves the time to the first container. With `once` it
+        becomes the first thing that it is asked for, which saves that one a fork; whoever asks more starts another.
         """
         process.require_one_thread()
         if self._control is not None:
@@ -317,16 +321,22 @@ class ProcessSpawner:
                 os.setsid()
                 hygiene.null_stdio()
                 process.close_fds_except((0, 1, 2, its.fd))
-                serve(its.fd)
+                serve(its.fd, once=once)
             finally:
                 os._exit(1)
         its.close()
-        self._control = mine
+        self._control, self._once = mine, once
+
+    def _let_go(self) -> None:
+        """The helper is a shim or a runner now, and no longer ours to wait for."""
+        if self._control is not None:
+            self._control.close()
+        self._control, self._once = None, False
 
     def _forget(self) -> None:
         if self._control is not None:
             self._control.close()
-            self._control = None
+            self._control, self._once = None, False
             try:
                 os.waitpid(self._pid, 0)
             except ChildProcessError:
@@ -364,22 +374,30 @@ def become_runner(request: ExecRequest, control: Channel, stdio: tuple[int, int,
     runner.run(request, control, stdio)
 
 
-def serve(fd: int) -> NoReturn:
-    """The helper's whole life: a fork for each request, until the asker is gone. Ends the process."""
+def serve(fd: int, *, once: bool = False) -> NoReturn:
+    """The helper's whole life: a fork for each request, until the asker is gone. Ends the process.
+
+    With `once` it forks nothing: it becomes what it is asked for first.
+    """
     import _signal  # type: ignore[import-not-found]  # as in monitor
+    import gc
 
-    from orlop.runtime import shim  # noqa: F401  # once, for all forks; runners load the little more that they need
+    gc.freeze()  # a collection would write to every page that we share with the asker, and so copy it
+    gc.disable()
+    from orlop.runtime import shim
 
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # shims are nobody's zombies
+    shim.load()  # once, for all forks; runners load the little more that they need
     os.set_inheritable(fd, False)
     process.set_name("orlop-spawner")
     control = channel.of_fd(fd)
+    if not once:
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # shims are nobody's zombies
     while True:
         try:
             message, fds = control.receive()
         except EOFError:
             os._exit(0)
-        if os.fork() == 0:
+        if once or os.fork() == 0:
             try:
                 _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
                 control.close()

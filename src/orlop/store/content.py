@@ -15,7 +15,6 @@ import os
 
 from orlop.errors import Conflict, ContentMismatch, FailedPrecondition, InvalidArgument, NotFound
 from orlop.linux.wholefile import sync_folder
-from orlop.oci.descriptor import Descriptor
 from orlop.oci.digest import HEX, LENGTHS, Digest, hasher
 from orlop.store import faults
 from orlop.store.locks import FileLock
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import BinaryIO, Self, TypeAlias
 
+    from orlop.oci.descriptor import Descriptor
     from orlop.oci.digest import Hasher
 
     Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -86,6 +86,8 @@ class ContentStore:
 
     def put(self, data: bytes, media_type: str) -> Descriptor:
         """Keep a small blob that was made here; returns its descriptor."""
+        from orlop.oci.descriptor import Descriptor  # who only looks blobs up needs none
+
         descriptor = Descriptor.of(data, media_type)
         self.ingest(descriptor, (data,))
         return descriptor

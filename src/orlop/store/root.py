@@ -169,8 +169,10 @@ class Root:
         if self._cache is not None:
             self._cache.close()
 
-    def close(self) -> None:
-        """Let go of everything; the root cannot be used any more."""
+    def close(self, *, ending: bool = False) -> None:
+        """Let go of everything; the root cannot be used any more. `ending`: so does the process, which is quicker."""
+        if ending and self._state is not None:
+            self._state.database.leave()
         self.disconnect()
         if self._descriptor >= 0:
             os.close(self._descriptor)
