@@ -32,9 +32,8 @@ BUSY_SECONDS = 60.0
 # sqlite3.h: primary result codes
 _BUSY, _READONLY, _IOERR, _CORRUPT, _FULL, _CANTOPEN, _NOTADB = 5, 8, 10, 11, 13, 14, 26
 
-_CHECKPOINT_PAGES = 100
-"""After so many pages the log is brought into the file. Who opens the file after a process that did not close it reads
-the whole log: 400 KB are 0.1 ms."""
+_SHORT_LOG = 400_000
+"""Bytes of log that a process may leave behind. Who opens the file after it reads all of them: 0.1 ms."""
 
 _abandoned: list[engine.Connection] = []
 """Connections that are never used again, and never closed: inherited through a fork (closing would touch the parent's
@@ -59,7 +58,6 @@ class Database:
         self._reads = False
         self._relaxed: set[int] = set()  # threads whose commits need not wait
         self._synchronous = ""
-        self._writes = False  # whether the connection has been made ready for them
 
     def query(self, statement: str, values: Values = ()) -> list[Row]:
         """All rows of a SELECT."""
@@ -103,15 +101,23 @@ class Database:
         return Relaxed(self._relaxed, on)
 
     def leave(self) -> None:
-        """As `close`, for a process that ends now: the log stays for the next one, and nobody waits for the disk.
+        """As `close`, for a process that ends now: a short log stays for the next one, and nobody waits for the disk.
 
         The last one to close brings the log into the file and removes it, for which the disk is waited for four times,
-        the making of a new one included.
+        the making of a new one included. That alone keeps logs short, as before: it is done when nobody else has the
+        file open. More checkpoints beside writers are no way: before SQLite 3.51.3 they can lose commits.
         """
         with self._own_lock():
-            if self._connection is not None and not self._depth:
+            if self._connection is None or self._depth:
+                return
+            try:
+                short = os.stat(f"{self.path}-wal").st_size <= _SHORT_LOG
+            except FileNotFoundError:
+                short = False
+            if short:
                 _abandoned.append(self._connection)
                 self._connection = None
+        self.close()
 
     def close(self) -> None:
         """Let go of the file; the next use opens it again. FailedPrecondition inside a transaction."""
@@ -154,7 +160,7 @@ class Database:
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         try:
-            self._synchronous, self._writes = "FULL" if self._durable else "OFF", False
+            self._synchronous = "FULL" if self._durable else "OFF"
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             version = _patiently(connection, "PRAGMA user_version").fetchone()[0]
             if version != len(self._migrations):
@@ -215,9 +221,6 @@ class Database:
 
     def _pace(self, connection: engine.Connection) -> None:
         """Have the commit of the transaction that begins now wait for the disk, or not."""
-        if not self._writes:
-            connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
-            self._writes = True
         if self._durable:
             wanted = "NORMAL" if get_ident() in self._relaxed else "FULL"
             if wanted != self._synchronous:
