@@ -57,6 +57,8 @@ def _offered(*words: str, twin: Twin | None = None) -> list[str]:
         (["tag", "a", "b", ""], []),
         (["completion", "z"], ["zsh"]),
         (["--root", ""], [":dir"]),
+        (["--root=/r"], [":dir"]),
+        (["--nonsense=x"], []),
         (["--root", "/x", "imag"], ["images", "image"]),
         (["--ro"], ["--root"]),
         (["nonsense", ""], []),

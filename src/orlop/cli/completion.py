@@ -53,8 +53,11 @@ _orlop() {
     for line in "${(@f)$(orlop internal complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
         case $line in
             '') ;;
-            :file) _files ;;
-            :dir) _files -/ ;;
+            :file | :dir)
+                # after --option= the path begins behind the sign
+                [[ $PREFIX == --*=* ]] && compset -P 1 '*='
+                if [[ $line == :dir ]]; then _files -/; else _files; fi
+                ;;
             *) values+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}") ;;
         esac
     done
@@ -116,7 +119,7 @@ def candidates(session: Session, words: Sequence[str]) -> Iterator[tuple[str, st
         elif rest:
             return  # no such command
         elif current.startswith("-") and not path:
-            offered = _names(GLOBAL_OPTIONS)
+            offered = _of_joined(session, GLOBAL_OPTIONS, current) if "=" in current else _names(GLOBAL_OPTIONS)
         else:
             offered = _of_group(path)
     for value, what in offered:
@@ -182,15 +185,18 @@ def _of_command(session: Session, command: Command, rest: Sequence[str], current
                 return
             at += 1
     if current.startswith("--") and "=" in current:
-        name, _, value = current.partition("=")
-        option = _option(command.options, name)
-        if option is not None:
-            for offered, what in _of_option(session, option, value):
-                yield (offered if offered.startswith(":") else f"{name}={offered}"), what
+        yield from _of_joined(session, command.options, current)
     elif current.startswith("-"):
         yield from _names(command.options)
     else:
         yield from _of_argument(session, command, arguments, current)
+
+
+def _of_joined(session: Session, options: Sequence[Option], current: str) -> Iterator[tuple[str, str]]:
+    """What may follow in `--option=VALUE`, written as one word."""
+    name, _, value = current.partition("=")
+    for offered, what in _of_option(session, _option(options, name), value):
+        yield (offered if offered.startswith(":") else f"{name}={offered}"), what
 
 
 def _of_option(session: Session, option: Option | None, current: str) -> Iterator[tuple[str, str]]:
