@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -262,10 +263,17 @@ def test_uploads_to_debians_registry_are_resumed(distribution: str, monkeypatch:
     client.close()
 
 
-def test_podman_pushes_and_pulls(tmp_path: Path, guarded: Served, member: Client) -> None:
+@pytest.fixture
+def short() -> Iterator[str]:
+    """A folder with a short name: podman wants one of at most 50 characters for its state."""
+    with tempfile.TemporaryDirectory(prefix="o-", dir="/tmp") as folder:
+        yield folder
+
+
+def test_podman_pushes_and_pulls(tmp_path: Path, short: str, guarded: Served, member: Client) -> None:
     """Podman logs in, pushes an image, pulls it back, and logs out, with a file that our keychain reads too."""
     podman = need("podman")
-    base: list[str | Path] = [podman, "--root", tmp_path / "podman", "--runroot", tmp_path / "run"]
+    base: list[str | Path] = [podman, "--root", tmp_path / "podman", "--runroot", f"{short}/run"]
     base += ["--storage-driver", "vfs"]
     authfile = tmp_path / "auth.json"
     with tarfile.open(tmp_path / "rootfs.tar", "w") as tar:

@@ -15,6 +15,7 @@ from orlop.build.steps import CopyStep, RunStep, WorkdirStep
 from orlop.build.transfer import Manner, Target, manner_of
 from orlop.build.tree import Tree
 from orlop.events import Event
+from orlop.store.faults import FULL, explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,14 +160,14 @@ class Perform:
             session.found(selection.findings)
             with session.slots, self._snapshot(() if step.link else layers) as snapshot:
                 with session.workspace.mounted(snapshot) as rootfs, Target(rootfs) as target:
-                    self._fill(step, target, tree, selection)
+                    self._fill(step, target, tree, selection, snapshot.upper)
                 result = self._commit(snapshot, key)
         if key != self.key:
             session.keep(self.key, result)
         return result, False
 
-    def _fill(self, step: CopyStep, target: Target, tree: Tree | None, selection: Selection) -> None:
-        with located(step.source, step.instruction.span):
+    def _fill(self, step: CopyStep, target: Target, tree: Tree | None, selection: Selection, upper: str) -> None:
+        with located(step.source, step.instruction.span), _room(upper):
             manner = manner_of(target, step.chown, step.chmod)
             if tree is not None:
                 if step.unpack:
@@ -181,6 +182,17 @@ class Perform:
                     manner=manner,
                     mtime=self.session.now_ns,
                 )
+
+
+@contextlib.contextmanager
+def _room(path: str) -> Iterator[None]:
+    """A full disk is said to be that, with its place; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise explained(error, "write what is copied", path) from error
 
 
 def _untouched(upper: str) -> bool:

@@ -120,6 +120,9 @@ class Progress:
         """The lines of pull, push and load."""
         name = units.short_id(event.subject)
         if event.action == "pull.manifest":
+            repository, digest, _ = event.subject.partition("@")
+            if digest:
+                return [f"{event.subject}: Pulling from {repository}"]
             repository, _, tag = event.subject.rpartition(":")
             return [f"{tag}: Pulling from {repository}"] if repository else [f"Pulling from {event.subject}"]
         if event.action == "push.manifest":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
+from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from orlop.layers import whiteouts
 from orlop.store.snapshots import SnapshotRecord
 from orlop.values import Value
@@ -181,13 +181,19 @@ def found(root: Root, key: str) -> SnapshotRecord:
 
 
 def remove(root: Root, key: str) -> None:
-    """Forget a snapshot and remove its folder, which vanishes in one step."""
+    """Forget a snapshot and remove its folder, which vanishes in one step; also when the disk is full."""
     record = root.state.snapshots.get(key)
     if record is None:
         return
     from orlop.store.collect import discard  # the walk through what is removed
 
-    root.state.snapshots.delete(key)
+    try:
+        root.state.snapshots.delete(key)
+    except ResourceExhausted:
+        # It may be what fills the disk: when it is gone, there is room to forget it.
+        discard(root, folder(root, record.short))
+        root.state.snapshots.delete(key)
+        return
     discard(root, folder(root, record.short))
 
 

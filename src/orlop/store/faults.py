@@ -8,13 +8,13 @@ import os
 from orlop.errors import FailedPrecondition, Internal, NotFound, OrlopError, PermissionDenied, ResourceExhausted
 
 _SCARCE = 256 << 10  # bytes
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def explained(error: OSError, doing: str, path: str) -> OrlopError:
     """The error to raise `from error`, when `doing` ("write the blob") failed at `path`."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL:
         what = "quota is used up" if error.errno == errno.EDQUOT else "no space is left"
         return ResourceExhausted(
             f"cannot {doing} at {path}: {what} ({free_space(path)} free)",
