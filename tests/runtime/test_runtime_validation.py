@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
-# What fails here, and why it says nothing of the runtime. Each one fails with runc and crun as well, on such a machine.
+# What fails here, and why it says nothing of the runtime.
 EXCUSED = {
     "delete_resources": "compares the addresses of two numbers, not the numbers",
     "linux_cgroups_pids": "the same",
