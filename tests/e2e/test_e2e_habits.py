@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import time
@@ -114,3 +115,30 @@ def test_disk_usage_thing_by_thing(orlop: Orlop, busybox: str) -> None:
     found = json.loads(orlop("system", "df", "-v", "--format", "json"))
     assert found["Volumes"][0]["UsageData"]["Size"] >= 1 << 20
     assert found["Images"][0]["SharedSize"] <= found["Images"][0]["Size"] <= found["LayersSize"]
+
+
+def test_leaving_a_program_that_was_executed(orlop: Orlop, busybox: str) -> None:
+    """The detach keys end `exec -it` alone: its program runs on with its terminal, however much it writes."""
+    orlop("run", "-d", "--name", "host", busybox, "sleep", "1000")
+    master, slave = os.openpty()
+    script = "echo ready; while ! test -e /tmp/go; do sleep 0.1; done; seq 50000; tty > /tmp/done"
+    try:
+        client = subprocess.Popen(
+            [*orlop.program, "exec", "-it", "--detach-keys", "ctrl-a,x", "host", "sh", "-c", script],
+            env=orlop.environ, stdin=slave, stdout=slave, stderr=slave,
+        )  # fmt: skip
+        seen = b""
+        while b"ready" not in seen:
+            assert select.select([master], [], [], 60)[0], seen
+            seen += os.read(master, 1 << 16)
+        os.write(master, b"\x01x")
+        assert client.wait(timeout=60) == 0
+    finally:
+        client.kill()
+        client.wait()
+        os.close(slave)
+        os.close(master)
+
+    orlop("exec", "host", "touch", "/tmp/go")
+    until(lambda: orlop.run("exec", "host", "cat", "/tmp/done").stdout.startswith("/dev/pts/"))
+    orlop("rm", "-f", "host")

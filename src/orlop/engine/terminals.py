@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 
 from orlop.linux import terminal
 from orlop.runtime import execute as programs
@@ -13,28 +14,54 @@ if TYPE_CHECKING:
     from typing import Any
 
     from orlop.engine.requests import Stdio
+    from orlop.runtime.attach import DetachKeys
 
 _READ_SIZE = 1 << 16
 
 
 def execute(container: str, given: dict[str, Any], *, state_root: str, stdio: Stdio) -> int:
-    """Run it joined to `stdio` until it ends; its exit code."""
+    """Run it joined to `stdio` until it ends, its exit code; or until the user detaches, which is 0."""
+    from orlop.runtime.attach import DetachKeys
+
+    keys = DetachKeys(stdio.detach_keys)  # a bad key is refused before anything runs
     if os.isatty(stdio.stdout):
         rows, columns = terminal.window_size(stdio.stdout)
         given = given | {"consoleSize": {"height": rows, "width": columns}}
     started = programs.begin(container, given, state_root=state_root)
     raw = terminal.raw(stdio.stdin) if stdio.stdin >= 0 and os.isatty(stdio.stdin) else None
     try:
-        _serve(started.terminal, stdio)
+        left = _serve(started.terminal, stdio, keys)
+        if left:
+            _keep(started.terminal)
     finally:
         if raw is not None:
             terminal.restore(stdio.stdin, raw)
         os.close(started.terminal)
-    return programs.wait(started.pid)
+    return 0 if left else programs.wait(started.pid)
 
 
-def _serve(master: int, stdio: Stdio) -> None:
-    """Pass bytes both ways until the terminal has no user any more."""
+def _keep(master: int) -> None:
+    """Leave a small process behind that holds the terminal, and forgets what is written to it, while it has a user.
+
+    Without a holder the program would be hung up on; without a reader it would stand still once the kernel's buffer is
+    full.
+    """
+    drain = "import os\ntry:\n    while os.read(0, 65536): pass\nexcept OSError: pass"
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-c", drain],
+        {},
+        setsid=True,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, master, 0),
+            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+        ],
+    )
+
+
+def _serve(master: int, stdio: Stdio, keys: DetachKeys) -> bool:
+    """Pass bytes both ways until the terminal has no user any more; True if the user leaves before that."""
     import _signal as signal  # type: ignore[import-not-found]  # `signal` would load enum
 
     def resized(*_: object) -> None:
@@ -52,18 +79,22 @@ def _serve(master: int, stdio: Stdio) -> None:
             for fd, _ in poll.poll():
                 if fd == stdio.stdin:
                     data = os.read(fd, _READ_SIZE)
-                    if data:
-                        os.write(master, data)
-                    else:
+                    if not data:
                         os.write(master, b"\x04")  # end of input, as a terminal says it
                         poll.unregister(fd)
+                        continue
+                    passed, left = keys.feed(data)
+                    if passed:
+                        os.write(master, passed)
+                    if left:
+                        return True
                     continue
                 try:
                     data = os.read(master, _READ_SIZE)
                 except OSError:  # EIO: the last user has closed it
-                    return
+                    return False
                 if not data:
-                    return
+                    return False
                 while data:
                     data = data[os.write(stdio.stdout, data) :]
     finally:
