@@ -11,6 +11,15 @@ import time
 from pathlib import Path
 
 
+def cgroup_parents() -> set[Path]:
+    """The cgroups that engines make for all their containers, as far as they are there; engines do not remove them."""
+    top = Path("/sys/fs/cgroup")
+    places = [top, *(path for path in top.iterdir() if path.is_dir())]
+    return {
+        place / name for place in places for name in ("docker", "libpod_parent", "orlop") if (place / name).is_dir()
+    }
+
+
 class Engine:
     """One engine's command line."""
 

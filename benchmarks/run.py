@@ -8,6 +8,7 @@ Usage: `python benchmarks/run.py [--only WORD] [--rounds N] [--minutes N]`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import shutil
@@ -63,6 +64,7 @@ class Bench:
         self.registry = f"127.0.0.1:{PORT}"
         self.pushes = 0
         self.server: subprocess.Popen[bytes] | None = None
+        self.cgroups = engines.cgroup_parents()
         self.engines: dict[str, engines.Engine] = {}
         for kind in engines.ENGINES:
             if kind.available():
@@ -124,6 +126,9 @@ class Bench:
                 engine.close()
             except (RuntimeError, OSError, subprocess.SubprocessError) as error:
                 print(f"{engine.name} was not closed: {error}", file=sys.stderr)
+        for path in engines.cgroup_parents() - self.cgroups:
+            with contextlib.suppress(OSError):  # somebody else uses it meanwhile
+                path.rmdir()
 
     # --- the work
 
