@@ -236,7 +236,7 @@ class System:
     def __init__(self, twin: Twin) -> None:
         self.twin = twin
 
-    def inspect(self, name: str, kind: str = "") -> dict[str, Any]:
+    def inspect(self, name: str, kind: str = "", *, size: bool = False) -> dict[str, Any]:
         self.twin.asked.append(("inspect", name, kind))
         return self.twin.containers.inspect(name)
 

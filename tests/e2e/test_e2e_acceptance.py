@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from orlop.linux.cgroups import Cgroup
+
 if TYPE_CHECKING:
     from command import Orlop
 
@@ -241,3 +243,94 @@ def test_no_space_left(orlop: Orlop, busybox_archive: Path, full_disk: Path) -> 
     orlop("system", "prune", "-f")
     filler.unlink()
     assert orlop("run", "--rm", "busybox", "echo", "ok") == "ok\n"
+
+
+def test_a_relative_folder_is_meant_from_where_it_was_said(orlop: Orlop, busybox: str) -> None:
+    """-v ./x and ~/x mean one folder for good, wherever a later start comes from, and whose HOME that has."""
+    here, there = orlop.folder / "here", orlop.folder / "there"
+    for folder in (here / "data", there):
+        folder.mkdir(parents=True)
+    (here / "data/note").write_text("kept\n")
+    (orlop.folder / "own").mkdir()
+    (orlop.folder / "own/note").write_text("mine\n")
+    words = ["create", "--name", "one", "-v", "./data:/d", "-v", "~/own:/o", busybox, "cat", "/d/note", "/o/note"]
+    subprocess.run([*orlop.program, *words], env=orlop.environ, cwd=here, check=True, capture_output=True)
+    environ = orlop.environ | {"HOME": str(there), "DOCKER_CONFIG": orlop.environ["DOCKER_CONFIG"]}
+    done = subprocess.run(
+        [*orlop.program, "start", "-a", "one"], env=environ, cwd=there, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "kept\nmine\n"), done.stderr
+    assert list(there.iterdir()) == []
+
+
+def test_a_name_is_no_id(orlop: Orlop, busybox: str) -> None:
+    """A name that is also the beginning of the image's id is a name: only it is removed, listed and saved."""
+    name = _shown(orlop, busybox, "{{.Id}}").removeprefix("sha256:")[:3]
+    orlop("tag", busybox, name)
+
+    assert orlop("images", "--format", "{{.Repository}}", name) == f"{name}\n"
+    orlop("save", "-o", "saved.tar", name)
+    assert orlop("rmi", name) == f"Untagged: {name}:latest\n"
+    assert orlop("images", "--format", "{{.Repository}}") == f"{busybox}\n"
+    assert f"{name}:latest" in orlop("load", "-i", "saved.tar")
+
+
+def test_a_network_by_its_id(orlop: Orlop, busybox: str) -> None:
+    """--network takes the beginning of an id; the network then counts as used."""
+    identifier = orlop("network", "create", "lan").strip()
+    orlop("run", "-d", "--name", "one", "--network", identifier[:10], busybox, "sleep", "1000")
+
+    assert _shown(orlop, "one", "{{.HostConfig.NetworkMode}}") == "lan"
+    orlop.fails("network", "rm", "lan")
+    orlop("rm", "-f", "one")
+    orlop("network", "rm", "lan")
+
+
+def test_an_unclear_id_is_called_unclear(orlop: Orlop, busybox: str) -> None:
+    """`inspect` of the beginning of several ids says which, and not that there is nothing."""
+    first = {orlop("create", busybox).strip()[0] for _ in range(17)}  # of 17, two begin alike
+    ids = orlop("ps", "-aq", "--no-trunc").split()
+    prefix = next(one for one in first if sum(known.startswith(one) for known in ids) > 1)
+
+    assert "several" in orlop.fails("inspect", prefix) or "2" in orlop.fails("inspect", prefix)
+
+
+def test_a_pause_that_was_killed_half_way(orlop: Orlop, busybox: str) -> None:
+    """Whether a container stands still, its cgroup knows; what stands still can be killed and removed."""
+    orlop("run", "-d", "--name", "one", busybox, "sleep", "1000")
+    run = orlop.folder / "run/containers" / _shown(orlop, "one", "{{.Id}}")
+    cgroup = Cgroup(json.loads((run / "launch.json").read_text())["cgroup"])
+
+    (run / "paused").touch()  # killed before it stood still
+    assert _shown(orlop, "one", "{{.State.Status}}") == "running"
+    orlop("pause", "one")
+    assert _shown(orlop, "one", "{{.State.Status}}") == "paused"
+    cgroup.thaw()  # killed after it went on again
+    assert _shown(orlop, "one", "{{.State.Status}}") == "running"
+    orlop("pause", "one")
+    orlop("kill", "one")
+    _until(lambda: _shown(orlop, "one", "{{.State.Status}}") == "exited")
+    orlop("start", "one")
+    orlop("pause", "one")
+    orlop("rm", "-f", "one")
+
+
+def test_a_full_disk_for_news(orlop: Orlop, busybox: str) -> None:
+    """Where the event log cannot be written, everything else goes on: one must be able to clean up."""
+    log = orlop.folder / "root/events.jsonl"
+    log.unlink()
+    log.symlink_to("/dev/full")
+
+    orlop("run", "-d", "--name", "one", busybox, "sleep", "1000")
+    orlop("rm", "-f", "one")
+    orlop("tag", busybox, "two")
+    orlop("rmi", "two", busybox)
+    assert orlop("system", "df", "--format", "{{.Type}} {{.TotalCount}}").startswith("Images 0\n")
+
+
+def test_the_size_of_what_was_written(orlop: Orlop, busybox: str) -> None:
+    """`inspect --size` tells how much a container wrote, and that with its image."""
+    orlop("run", "--name", "one", busybox, "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=2")
+    written, whole = map(int, orlop("inspect", "--size", "-f", "{{.SizeRw}} {{.SizeRootFs}}", "one").split())
+    assert written >= 2 << 20
+    assert whole > written

@@ -25,11 +25,12 @@ def _inspect(kind: str) -> Callable[[Session, Given], int]:
 
     def run(session: Session, given: Given) -> int:
         wanted = kind or given.text("type")
+        sized = "size" in given.values and given.flag("size")
         found: list[Any] = []
         code = 0
         for name in given.arguments:
             try:
-                found.append(_object(session, name, wanted, size="size" in given.values and given.flag("size")))
+                found.append(session.engine.system.inspect(name, wanted, size=sized))
             except OrlopError as error:
                 tell(error)
                 code = 1
@@ -37,19 +38,6 @@ def _inspect(kind: str) -> Callable[[Session, Given], int]:
         return code
 
     return run
-
-
-def _object(session: Session, name: str, kind: str, *, size: bool) -> dict[str, Any]:
-    found = session.engine.system.inspect(name, kind)
-    if size and "State" in found:  # only containers have a state
-        from orlop.engine.requests import Filter, ListContainers
-
-        rows = session.engine.containers.list(
-            ListContainers(all=True, size=True, filters=(Filter(key="id", value=found["Id"]),))
-        )
-        for row in rows:
-            found |= {"SizeRw": row.size_rw, "SizeRootFs": row.size_root + row.size_rw}
-    return found
 
 
 def _print(found: list[Any], template: str) -> None:

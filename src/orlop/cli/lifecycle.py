@@ -8,7 +8,7 @@ from orlop.cli.command import Command
 from orlop.cli.joining import DETACH_KEYS, SIG_PROXY, check_terminal
 from orlop.cli.options import Option, UsageError
 from orlop.engine.requests import Stdio
-from orlop.errors import FailedPrecondition, NotFound
+from orlop.errors import NotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,25 +46,20 @@ def _start(session: Session, given: Given) -> int:
     stdio = Stdio(
         stdin=0 if stdin else -1, detach_keys=given.text("detach-keys"), proxy_signals=given.flag("sig-proxy")
     )
-    code = containers.start(name, stdio, session.reporting())
-    if code is None:  # it runs already: docker attaches to it
-        code = containers.attach(name, stdio)
-    return code
+    return containers.start(name, stdio, session.reporting()) or 0  # None: the user has let go
 
 
 def _attach(session: Session, given: Given) -> int:
     name = given.arguments[0]
     containers = session.engine.containers
     found = containers.inspect(name)
-    if found["State"]["Paused"]:
-        raise FailedPrecondition(f"container {name} is paused", hint=f"let it go on first: orlop unpause {name}")
     stdin = bool(found["Config"]["OpenStdin"]) and not given.flag("no-stdin")
     check_terminal(stdin=stdin, tty=bool(found["Config"]["Tty"]))
     sys.stdout.flush()
     stdio = Stdio(
         stdin=0 if stdin else -1, detach_keys=given.text("detach-keys"), proxy_signals=given.flag("sig-proxy")
     )
-    return containers.attach(name, stdio)
+    return containers.attach(name, stdio) or 0  # None: the user has let go
 
 
 def _stop(session: Session, given: Given) -> int:

@@ -81,9 +81,9 @@ def _chosen(engine: Engine, wanted: tuple[str, ...]) -> list[tuple[ImageRecord, 
     """Each image once, with the names it was asked for by."""
     chosen: dict[str, tuple[ImageRecord, list[Reference]]] = {}
     for text in wanted:
-        record = engine.images.find(text)
+        record, by_id = engine.root.state.images.match(engine.settings.namespace, text)
         names = chosen.setdefault(record.manifest, (record, []))[1]
-        if not record.config.removeprefix("sha256:").startswith(text.removeprefix("sha256:")):
+        if not by_id:
             reference = Reference.parse(text)
             if not reference.digest:
                 names.append(reference)

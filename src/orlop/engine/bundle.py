@@ -120,7 +120,6 @@ def mounts(engine: Engine, config: dict[str, Any], image: Sequence[str] = ()) ->
             continue
         source = mount["source"] if mount["kind"] == "bind" else engine.volumes.path(mount["source"])
         if mount["kind"] == "bind":
-            source = os.path.abspath(os.path.expanduser(source))
             _check_source(source, create=mount.get("create_source", False))
         options = ["rbind" if mount.get("recursive", True) else "bind", mount.get("propagation") or "rprivate"]
         options.append("ro" if mount.get("read_only") else "rw")

@@ -80,20 +80,32 @@ class Containers:
             return  # settle removed it already, or the next prune will
 
     def start(self, name: str, stdio: Stdio | None = None, report: Report = ignore) -> int | None:
-        """Start a created or stopped container. With `stdio`: join it, and return its exit code when it ends."""
+        """Start a created or stopped container.
+
+        With `stdio`: join it (also one that runs already), and return its exit code when it ends, or None when the user
+        has let go.
+        """
         from orlop.engine import launch
 
         record = self.record(name)
         if self.status(record).running:
-            return None
+            return None if stdio is None else self.attach(record.id, stdio)
         return launch.start(self._engine, record, stdio, report)
 
-    def attach(self, name: str, stdio: Stdio) -> int:
-        """Join a running container's program; returns its exit code, or 0 when the user detached."""
+    def attach(self, name: str, stdio: Stdio) -> int | None:
+        """Join a running container's program; returns its exit code, or None when the user has let go.
+
+        FailedPrecondition if it does not run, or is paused.
+        """
         from orlop.engine import launch
 
         record = self.record(name)
-        status.require_running(self.status(record), record.name, "attach to")
+        now = self.status(record)
+        status.require_running(now, record.name, "attach to")
+        if now.word == "paused":
+            raise FailedPrecondition(
+                f"container {record.name} is paused", hint=f"let it go on first: orlop unpause {record.name}"
+            )
         return launch.attach(self._engine, record, stdio)
 
     def exec(self, request: Exec, stdio: Stdio | None = None) -> int:
@@ -191,11 +203,11 @@ class Containers:
         """Every container, running or not."""
         return self.list(ListContainers(all=True))
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        """Everything about a container, in docker's shape."""
+    def inspect(self, name: str, *, size: bool = False) -> dict[str, Any]:
+        """Everything about a container, in docker's shape; with `size`, also the bytes of its files."""
         from orlop.engine import inspection
 
-        return inspection.inspect(self._engine, self.record(name))
+        return inspection.inspect(self._engine, self.record(name), size=size)
 
     def stats(self, name: str) -> Stats:
         """One sample of what a container uses; CPU is measured over a short moment."""

@@ -93,7 +93,7 @@ def _join_others(engine: Engine, config: dict[str, Any]) -> None:
     if mode.startswith("container:"):
         config["network"]["mode"] = "container:" + engine.containers.record(mode[10:]).id
     elif mode not in {"bridge", "none", "host", "pasta"} and not mode.startswith("ns:"):
-        engine.networks.inspect(mode)
+        config["network"]["mode"] = engine.networks.inspect(mode)["Name"]  # it may be the beginning of an id
     targets = {mount["target"] for mount in config["mounts"]}
     for text in config["volumes_from"]:
         name, _, access = text.partition(":")
@@ -107,7 +107,10 @@ def _join_others(engine: Engine, config: dict[str, Any]) -> None:
 def _with_source(engine: Engine, mount: dict[str, Any]) -> dict[str, Any]:
     """A mount whose volume exists, made now if need be; a folder is meant from where we are now, not at each start."""
     if mount["kind"] == "bind":
-        return mount | {"source": os.path.abspath(os.path.expanduser(mount["source"]))}
+        source = mount["source"]
+        if source == "~" or source.startswith("~/"):
+            source = engine.settings.home + source[1:]
+        return mount | {"source": os.path.abspath(source)}
     if mount["kind"] != "volume":
         return mount
     volume = engine.volumes.create(mount.get("source", ""), mount.get("labels", ()))

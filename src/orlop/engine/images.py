@@ -6,6 +6,7 @@ from orlop.engine import journal, moments
 from orlop.engine.requests import Filter, HistoryRow, ImageSummary, ListImages, Prune, Removed, RemoveImage
 from orlop.errors import Conflict, InvalidArgument
 from orlop.events import ignore
+from orlop.oci.digest import HEX
 from orlop.oci.reference import Reference
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orlop.store.containers import ContainerRecord
     from orlop.store.images import ImageRecord
 
+_SHORT_ID = 12  # digits, as `images` prints them: shorter ones are rather a name
 _KEEP_PARTIAL = 86400.0  # seconds for which an interrupted download waits to be resumed
 
 
@@ -159,9 +161,8 @@ class Images:
         An image that a container uses is never deleted: forced, it stays as a dangling image.
         """
         root, images = self._engine.root, self._engine.root.state.images
-        record = self.find(request.image)
+        record, by_id = images.match(self._namespace, request.image)
         names = [Reference.parse(name) for name in images.names_of(self._namespace, record.manifest)]
-        by_id = record.config.removeprefix("sha256:").startswith(request.image.removeprefix("sha256:"))
         dropped = [name for name in names if by_id or name == Reference.parse(request.image)]
         users = _users(root.state.containers.all(self._namespace)).get(record.manifest, [])
         last = len(dropped) == len([name for name in names if not name.digest]) or not names or by_id
@@ -278,8 +279,11 @@ def _only_matching(row: ImageSummary, wanted: str) -> ImageSummary | None:
     """`images NAME`: the row with only the names that match; a name without a tag means all its tags."""
     from fnmatch import fnmatchcase
 
-    if wanted.startswith("sha256:") or row.id.removeprefix("sha256:").startswith(wanted):
-        return row if row.id.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")) else None
+    if wanted.startswith("sha256:") or (len(wanted) >= _SHORT_ID and not wanted.strip(HEX)):
+        if row.id.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")):
+            return row
+        if wanted.startswith("sha256:"):
+            return None
     if any(mark in wanted for mark in "*?["):
         kept = [name for name in row.names if fnmatchcase(name, wanted) or fnmatchcase(name.rpartition(":")[0], wanted)]
     else:

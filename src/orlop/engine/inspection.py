@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 _SHM_SIZE = 64 << 20
 
 
-def inspect(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
-    """Everything about a container."""
+def inspect(engine: Engine, record: ContainerRecord, *, size: bool = False) -> dict[str, Any]:
+    """Everything about a container; with `size`, also the bytes of what it wrote, and of that and its image."""
     now = status.status_of(engine.root, record)
     launch = status.launch_record(engine.root, record.id) if now.running else None
     image = engine.root.state.images.get(record.namespace, record.image)
     config = record.config
     argv = [*config["entrypoint"], *config["cmd"]]
     data, run = status.data_dir(engine.root, record.id), status.run_dir(engine.root, record.id)
-    return {
+    sizes = {}
+    if size:
+        written = engine.snapshotter.usage(record.id)
+        sizes = {"SizeRw": written, "SizeRootFs": written + (image.size if image else 0)}
+    return sizes | {
         "Id": record.id,
         "Created": moments.rfc3339(record.created),
         "Path": argv[0],

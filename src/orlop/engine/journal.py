@@ -13,18 +13,22 @@ from orlop.oci import jsontext
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, BinaryIO
 
     from orlop.engine.filters import Maker
     from orlop.engine.requests import Filter
     from orlop.store.root import Root
 
 KINDS = ("container", "image", "volume", "network")
+_LOOK = 0.1  # seconds between a follower's looks
 _LIMIT = 4 << 20  # bytes before the log is rotated; one old log is kept
 
 
 def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping[str, str] | None = None) -> None:
-    """Append one event. `kind` is one of KINDS; `action` is docker's word."""
+    """Append one event. `kind` is one of KINDS; `action` is docker's word.
+
+    What cannot be written (a full disk) is lost: news of a deed never makes the deed fail.
+    """
     now = time.time_ns()
     line = jsontext.dumps(
         {
@@ -36,14 +40,17 @@ def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping
         }
     )
     path = f"{root.path}/events.jsonl"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return
     try:
         os.write(descriptor, line + b"\n")  # one write: lines of concurrent commands never mix
         mine = os.fstat(descriptor)
         if mine.st_size > _LIMIT and os.stat(path).st_ino == mine.st_ino:  # else somebody else has rotated it
             os.replace(path, path + ".1")
-    except FileNotFoundError:
-        pass  # another command rotated it first
+    except OSError:
+        pass  # no space; or another command rotated it first
     finally:
         os.close(descriptor)
 
@@ -80,37 +87,56 @@ def chosen(filters: Iterable[Filter]) -> Callable[[dict[str, Any]], bool]:
 
 def read(root: Root, since: float = 0.0, until: float = 0.0, *, follow: bool = False) -> Iterator[dict[str, Any]]:
     """Events after `since` (Unix seconds), oldest first; with `follow` it goes on for ever, or to `until`."""
-    for path in (f"{root.path}/events.jsonl.1", f"{root.path}/events.jsonl"):
-        try:
-            with open(path, "rb") as log:
-                for line in log:
-                    event = _parse(line)
-                    if event and event["timeNano"] >= since * 1e9 and (not until or event["timeNano"] <= until * 1e9):
-                        yield event
-                end = log.tell()
-        except FileNotFoundError:
-            end = 0
-    if follow:
-        yield from _follow(f"{root.path}/events.jsonl", end, until)
+    path = f"{root.path}/events.jsonl"
+    # The newer log is opened first: one that is rotated in between is then found twice, rather than not at all.
+    newer = _opened(path)
+    older = _opened(f"{path}.1")
+    if older is not None:
+        with older:
+            if newer is None or os.fstat(older.fileno()).st_ino != os.fstat(newer.fileno()).st_ino:
+                yield from _between(older, since, until)
+    try:
+        while True:
+            if newer is None:
+                newer = _opened(path)
+            if newer is not None:
+                rotated = _rotated(newer, path)  # before reading: what was written to it until then is read below
+                yield from _between(newer, since, until)
+                if rotated:
+                    newer.close()
+                    newer = None
+                    continue
+            if not follow or (until and time.time() >= until):
+                return
+            time.sleep(_LOOK)
+    finally:
+        if newer is not None:
+            newer.close()
 
 
-def _follow(path: str, end: int, until: float) -> Iterator[dict[str, Any]]:
-    while not until or time.time() < until:
-        try:
-            with open(path, "rb") as log:
-                if os.fstat(log.fileno()).st_size < end:
-                    end = 0  # rotated
-                log.seek(end)
-                for line in log:
-                    if not line.endswith(b"\n"):
-                        break
-                    end += len(line)
-                    event = _parse(line)
-                    if event:
-                        yield event
-        except FileNotFoundError:
-            end = 0
-        time.sleep(0.1)
+def _opened(path: str) -> BinaryIO | None:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _rotated(log: BinaryIO, path: str) -> bool:
+    try:
+        return os.fstat(log.fileno()).st_ino != os.stat(path).st_ino
+    except FileNotFoundError:
+        return True
+
+
+def _between(log: BinaryIO, since: float, until: float) -> Iterator[dict[str, Any]]:
+    """The whole lines from where `log` stands, as far as their time fits."""
+    for line in iter(log.readline, b""):
+        if not line.endswith(b"\n"):
+            log.seek(-len(line), os.SEEK_CUR)  # it is being written
+            return
+        event = _parse(line)
+        if event and event["timeNano"] >= since * 1e9 and (not until or event["timeNano"] <= until * 1e9):
+            yield event
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from orlop.runtime.spawner import Handle, Process
     from orlop.store.containers import ContainerRecord
 
-DETACHED = 0
-"""What `attach` returns when the user let go and the program runs on."""
-
 _RUN_LONG_ENOUGH = 10.0  # seconds after which a program counts as started, and the delay begins anew
 _KEPT_EXITS = 3600.0  # seconds that the exit of an auto-removed container is kept for whoever waits
 
@@ -314,12 +311,15 @@ def _console_size(stdio: Stdio | None) -> tuple[int, int]:
     return (0, 0)
 
 
-def _stay(engine: Engine, record: ContainerRecord, session: Session) -> int:
-    """Stay joined until the program ends, then settle it ourselves and tell the shim that we did."""
+def _stay(engine: Engine, record: ContainerRecord, session: Session) -> int | None:
+    """Stay joined until the program ends, then settle it ourselves and tell the shim that we did; its exit code.
+
+    None when the user let go, and it runs on.
+    """
     try:
         ended = session.run()
         if ended is None:
-            return DETACHED
+            return None
         if _settles(record):
             _settle_now(engine, record.id, ended)
             session.settled()
@@ -328,8 +328,8 @@ def _stay(engine: Engine, record: ContainerRecord, session: Session) -> int:
     return ended.code
 
 
-def attach(engine: Engine, record: ContainerRecord, stdio: Stdio) -> int:
-    """Join a program that runs already; its exit code, or DETACHED. Its shim settles it."""
+def attach(engine: Engine, record: ContainerRecord, stdio: Stdio) -> int | None:
+    """Join a program that runs already; its exit code, or None when the user let go. Its shim settles it."""
     from orlop.runtime import attach as attachment
 
     session = attachment.Session(
@@ -346,7 +346,7 @@ def attach(engine: Engine, record: ContainerRecord, stdio: Stdio) -> int:
         ended = session.run()
     finally:
         session.close()
-    return DETACHED if ended is None else ended.code
+    return None if ended is None else ended.code
 
 
 def settle(engine: Engine, container: str, *, restart: bool = False, report: Report | None = None) -> None:
@@ -407,7 +407,6 @@ def _record_end(engine: Engine, record: ContainerRecord, ended: ExitRecord | Non
     now = status.status_of(engine.root, record)
     code = ended.code if ended else status.UNKNOWN_EXIT
     finished = ended.finished if ended else time.time_ns()
-    journal.record(engine.root, "container", "die", record.id, {"name": record.name, "exitCode": str(code)})
 
     def change(state: dict[str, Any]) -> dict[str, Any]:
         quick = (finished - now.started) / 1e9 < _RUN_LONG_ENOUGH
@@ -421,7 +420,9 @@ def _record_end(engine: Engine, record: ContainerRecord, ended: ExitRecord | Non
             "quick": state.get("quick", 0) + 1 if quick else 0,
         }
 
-    return engine.root.state.containers.update_state(record.id, change)
+    changed = engine.root.state.containers.update_state(record.id, change)
+    journal.record(engine.root, "container", "die", record.id, {"name": record.name, "exitCode": str(code)})
+    return changed
 
 
 def _keep_exit(engine: Engine, record: ContainerRecord, ended: ExitRecord | None) -> None:

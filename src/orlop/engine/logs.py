@@ -117,7 +117,9 @@ def _follow(engine: Engine, record: ContainerRecord, path: str, seen: int, until
     rest = b""
     try:
         while not until or time.time() < until:
+            # before reading: what was written until then is read below
             ended = not status.status_of(engine.root, record).running
+            rotated = _rotated(log, path)
             block = log.read(_BLOCK)
             if block:
                 *whole, rest = (rest + block).split(b"\n")
@@ -126,11 +128,12 @@ def _follow(engine: Engine, record: ContainerRecord, path: str, seen: int, until
                     if entry:
                         yield entry
                 continue
-            if ended:
-                return
-            if _rotated(log, path):
+            if rotated:
                 log.close()
                 log = open(path, "rb")  # noqa: SIM115  # closed below
+                continue
+            if ended:
+                return
             time.sleep(_POLL)
     finally:
         log.close()

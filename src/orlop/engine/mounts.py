@@ -75,7 +75,7 @@ def parse_volume(text: str) -> MountPoint:
 
 
 def _is_path(source: str) -> bool:
-    return source.startswith(("/", "./", "../", "~")) or source in {".", ".."}
+    return source.startswith(("/", "./", "../", "~/")) or source in {".", "..", "~"}
 
 
 def parse_mount(text: str) -> MountPoint:

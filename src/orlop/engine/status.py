@@ -123,7 +123,7 @@ def status_of(root: Root, record: ContainerRecord) -> Status:
             restarts=state.get("restarts", 0),
         )
     if process.alive(launch["pid"], launch["ticks"]):
-        paused = os.path.exists(f"{run_dir(root, record.id)}/paused")
+        paused = os.path.exists(paused_file(root, record.id)) and _stands_still(launch)
         return Status(
             word="paused" if paused else "running",
             pid=launch["pid"],
@@ -145,6 +145,20 @@ def health_of(root: Root, record: ContainerRecord) -> dict[str, Any] | None:
         return None
     found = read_json(f"{run_dir(root, record.id)}/health.json")
     return found or {"Status": "starting", "FailingStreak": 0, "Log": []}
+
+
+def paused_file(root: Root, container: str) -> str:
+    """There from before a container is paused until after it goes on; whether it stands still, its cgroup knows."""
+    return f"{run_dir(root, container)}/paused"
+
+
+def _stands_still(launch: dict[str, Any]) -> bool:
+    from orlop.linux.cgroups import Cgroup
+
+    try:
+        return Cgroup(launch["cgroup"]).frozen()
+    except (OSError, OrlopError):
+        return False  # it ends just now
 
 
 def restarting_file(root: Root, container: str) -> str:

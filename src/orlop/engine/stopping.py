@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from orlop.engine import journal, launch, restarting, status
-from orlop.errors import FailedPrecondition
+from orlop.errors import DeadlineExceeded, FailedPrecondition
 from orlop.linux import process, signals
 from orlop.linux.cgroups import Cgroup
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orlop.store.containers import ContainerRecord
 
 _KILL = 9
+_STUBBORN = 60.0  # seconds after SIGKILL
 
 
 def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
@@ -39,7 +40,7 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
         gone = process.wait_gone(started["pid"], started["ticks"], None if timeout < 0 else float(timeout))
     if not gone:
         _signal(started, _KILL)
-        process.wait_gone(started["pid"], started["ticks"], None)
+        _await_end(record, started)
     launch.settle(engine, record.id)
     journal.record(engine.root, "container", "stop", record.id, {"name": record.name})
 
@@ -47,7 +48,8 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
 def kill(engine: Engine, record: ContainerRecord, signal: str) -> None:
     """Send one signal to the first process. FailedPrecondition if the container does not run."""
     number = signals.number_of(signal)
-    status.require_running(status.status_of(engine.root, record), record.name, "kill")
+    now = status.status_of(engine.root, record)
+    status.require_running(now, record.name, "kill")
     started = status.launch_record(engine.root, record.id)
     if started is None:
         return
@@ -56,7 +58,18 @@ def kill(engine: Engine, record: ContainerRecord, signal: str) -> None:
     _signal(started, number)
     journal.record(engine.root, "container", "kill", record.id, {"name": record.name, "signal": str(number)})
     if number == _KILL:
-        process.wait_gone(started["pid"], started["ticks"], 10.0)
+        if now.word == "paused":  # what stands still cannot die
+            unpause(engine, record)
+        _await_end(record, started)
+
+
+def _await_end(record: ContainerRecord, started: dict[str, int]) -> None:
+    """Wait for the end of what was sent SIGKILL. DeadlineExceeded where it does not end even so."""
+    if not process.wait_gone(started["pid"], started["ticks"], _STUBBORN):
+        raise DeadlineExceeded(
+            f"container {record.name} was killed, but its process {started['pid']} lives on after {_STUBBORN:.0f} s",
+            hint=f"it is stuck in the kernel: see /proc/{started['pid']}/stack and the kernel's log (dmesg)",
+        )
 
 
 def _mark_stopped(engine: Engine, record: ContainerRecord) -> None:
@@ -85,9 +98,15 @@ def pause(engine: Engine, record: ContainerRecord) -> None:
     status.require_running(now, record.name, "pause")
     if now.word == "paused":
         raise FailedPrecondition(f"container {record.name} is paused already", hint=f"orlop unpause {record.name}")
-    _cgroup(engine, record).freeze()
-    with open(f"{status.run_dir(engine.root, record.id)}/paused", "wb"):
+    cgroup = _cgroup(engine, record)
+    mark = status.paused_file(engine.root, record.id)
+    with open(mark, "wb"):  # first: then what stands still is never taken for running, whenever we are killed
         pass
+    try:
+        cgroup.freeze()
+    except BaseException:
+        os.unlink(mark)
+        raise
     journal.record(engine.root, "container", "pause", record.id, {"name": record.name})
 
 
@@ -96,7 +115,7 @@ def unpause(engine: Engine, record: ContainerRecord) -> None:
     if status.status_of(engine.root, record).word != "paused":
         raise FailedPrecondition(f"container {record.name} is not paused")
     _cgroup(engine, record).thaw()
-    os.unlink(f"{status.run_dir(engine.root, record.id)}/paused")
+    os.unlink(status.paused_file(engine.root, record.id))
     journal.record(engine.root, "container", "unpause", record.id, {"name": record.name})
 
 

@@ -164,24 +164,34 @@ class System:
         end = moments.moment(until, what="--until") if until else 0.0
         return filter(fits, journal.read(self._engine.root, start, end, follow=follow))
 
-    def inspect(self, name: str, kind: str = "") -> dict[str, Any]:
-        """Whatever `name` is: a container, an image, a volume or a network, in this order; or the `kind` asked for."""
+    def inspect(self, name: str, kind: str = "", *, size: bool = False) -> dict[str, Any]:
+        """Whatever `name` is: a container, an image, a volume or a network, in this order; or the `kind` asked for.
+
+        `size`: a container's with the bytes of its files.
+        """
         engine = self._engine
         finders: dict[str, Callable[[str], dict[str, Any]]] = {
-            "container": engine.containers.inspect,
+            "container": lambda name: engine.containers.inspect(name, size=size),
             "image": engine.images.inspect,
             "volume": engine.volumes.inspect,
             "network": engine.networks.inspect,
         }
         if kind and kind not in finders:
             raise InvalidArgument(f"there is no kind {kind!r} of thing", hint=f"use {', '.join(finders)}")
+        unclear: InvalidArgument | None = None
         for word, find in finders.items():
             if kind in {"", word}:
                 try:
                     return find(name)
-                except (NotFound, InvalidArgument):
+                except NotFound:
                     if kind:
                         raise
+                except InvalidArgument as error:  # the beginning of several ids; or no name of such a thing
+                    if kind:
+                        raise
+                    unclear = unclear or error
+        if unclear is not None:
+            raise unclear
         raise NotFound(
             f"there is no container, image, volume or network {name!r}", hint="see orlop ps -a, orlop images"
         )

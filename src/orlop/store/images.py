@@ -83,6 +83,10 @@ class Images:
 
         A name wins over an id. NotFound; InvalidArgument, listing the candidates, if a prefix fits several images.
         """
+        return self.match(namespace, text)[0]
+
+    def match(self, namespace: str, text: str) -> tuple[ImageRecord, bool]:
+        """As `find`, and whether it was found by its id (else by a name)."""
         prefix = text.removeprefix("sha256:")
         is_id = bool(prefix) and not prefix.strip(HEX) and len(prefix) <= 64
         if prefix != text:
@@ -93,11 +97,11 @@ class Images:
         elif not (is_id and len(text) == 64):
             found = self._by_name(namespace, text)
             if found is not None:
-                return found
+                return found, False
         if is_id:
             found = self._by_prefix(namespace, text, prefix)
             if found is not None:
-                return found
+                return found, True
         raise NotFound(f"there is no image {text}", hint="see `orlop images`, or fetch it with `orlop pull`")
 
     def all(self, namespace: str) -> list[ImageRecord]:
