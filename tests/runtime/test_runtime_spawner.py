@@ -561,7 +561,7 @@ def test_direct_forks_close_the_databases_first(box: Box) -> None:
     assert called == [1]
 
 
-def test_many_threads_share_a_helper(box: Box) -> None:
+def test_many_threads_share_a_spawner(box: Box) -> None:
     """A process spawner serves many threads at once, and is replaced when it was killed."""
     spawner = ProcessSpawner()
     dock = Dock(box, spawner)
@@ -583,7 +583,7 @@ def test_many_threads_share_a_helper(box: Box) -> None:
         until(lambda pid=pid: dock.gone(pid))  # type: ignore[misc]  # a lambda with a default
 
 
-def test_a_helper_that_dies_harms_nobody(box: Box) -> None:
+def test_a_spawner_that_dies_harms_nobody(box: Box) -> None:
     """Closing a process spawner, or killing its user, leaves shims and containers alone."""
     spawner = ProcessSpawner()
     dock = Dock(box, spawner)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from _thread import RLock
+
+from orlop.errors import FailedPrecondition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 class Engine:
     """All verbs, over one root. Cheap to make: the root is opened by the first verb that needs it.
 
-    Safe to share between threads. Close it (or use `with`) to let go of the root's lock and databases.
+    Safe to share between threads: whatever is made on first use is made once. Close it (or use `with`) to let go of
+    the root's lock and databases; a closed engine stays closed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,19 +38,27 @@ class Engine:
         self._snapshotter: Snapshotter | None = None
         self._spawner: Spawner | None = None
         self._nouns: dict[str, Any] = {}
+        self._lock = RLock()  # of what is made on first use; reentrant, because the snapshotter asks for the root
+        self._closed = False
 
     @property
     def root(self) -> Root:
-        """The open root; opening checks its version and its file system."""
-        if self._root is None:
-            from orlop.store.root import Root
+        """The open root; opening checks its version and its file system. FailedPrecondition once it is closed."""
+        found = self._root
+        if found is not None:
+            return found
+        with self._lock:
+            if self._root is None:
+                from orlop.store.root import Root
 
-            self._enter()
-            self._root = Root.open(self.settings.root, self.settings.run_root)
-        return self._root
+                self._enter()
+                self._root = Root.open(self.settings.root, self.settings.run_root)
+            return self._root
 
     def _enter(self) -> None:
-        """Without root: into the user's namespaces, before anything is opened or forked. Once."""
+        """Before anything is opened or forked: an engine that was closed stays so, and a user enters his namespaces."""
+        if self._closed:
+            raise FailedPrecondition("this engine is closed", hint="open another one: orlop.open() is cheap")
         if self.settings.uid and os.getuid():
             from orlop.engine.rootless import enter
 
@@ -55,21 +67,29 @@ class Engine:
     @property
     def snapshotter(self) -> Snapshotter:
         """What makes writable trees out of layers here: overlay where the kernel mounts it, else native copies."""
-        if self._snapshotter is None:
-            from orlop.engine.storage import choose_snapshotter
+        found = self._snapshotter
+        if found is not None:
+            return found
+        with self._lock:
+            if self._snapshotter is None:
+                from orlop.engine.storage import choose_snapshotter
 
-            self._snapshotter = choose_snapshotter(self.root, self.settings)
-        return self._snapshotter
+                self._snapshotter = choose_snapshotter(self.root, self.settings)
+            return self._snapshotter
 
     @property
     def spawner(self) -> Spawner:
         """What starts shims: a process of its own, forked here while this process has one thread."""
-        if self._spawner is None:
-            self._enter()  # what it forks must be where we are
-            from orlop.engine.spawning import choose_spawner
+        found = self._spawner
+        if found is not None:
+            return found
+        with self._lock:
+            if self._spawner is None:
+                self._enter()  # what it forks must be where we are
+                from orlop.engine.spawning import choose_spawner
 
-            self._spawner = choose_spawner(once=self.settings.one_start)
-        return self._spawner
+                self._spawner = choose_spawner(self.disconnect, once=self.settings.one_start)
+            return self._spawner
 
     @property
     def images(self) -> Images:
@@ -111,7 +131,8 @@ class Engine:
         if noun is None:
             # not importlib: it would load warnings, and cost every start half a millisecond
             found = __import__(f"orlop.engine.{module}", fromlist=(name,))
-            noun = self._nouns[module] = getattr(found, name)(self)
+            with self._lock:
+                noun = self._nouns.get(module) or self._nouns.setdefault(module, getattr(found, name)(self))
         return noun
 
     def disconnect(self) -> None:
@@ -120,14 +141,16 @@ class Engine:
             self._root.disconnect()
 
     def close(self) -> None:
-        """Let go of the root and of the spawner. Running containers are not touched."""
-        if self._spawner is not None:
-            self._spawner.close()
-            self._spawner = None
-        if self._root is not None:
-            self._root.close(ending=self.settings.ending)
-            self._root = None
-            self._snapshotter = None
+        """Let go of the root and of the spawner, for good. Running containers are not touched; twice is once."""
+        with self._lock:
+            self._closed = True
+            if self._spawner is not None:
+                self._spawner.close()
+                self._spawner = None
+            if self._root is not None:
+                self._root.close(ending=self.settings.ending)
+                self._root = None
+                self._snapshotter = None
 
     def __enter__(self) -> Self:
         return self

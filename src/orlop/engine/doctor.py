@@ -115,24 +115,47 @@ def user_namespaces(read: Callable[[str], str] = _read) -> Iterator[Finding]:
         yield _ok("user namespaces", "everybody may make them")
 
 
-def _tried() -> Finding:
-    """What the settings do not tell: a child tries, and ends."""
+_TRY = "import sys;sys.path[:0]=[sys.argv[1]];from orlop.engine.doctor import attempt;attempt()"
+
+
+def attempt() -> None:
+    """In a process of its own: make namespaces as a user would, and say on standard output how that went."""
     from orlop.linux import mounts, namespaces
 
+    try:
+        namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
+        mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_SLAVE)
+    except OSError as error:
+        os.write(1, (error.strerror or "no reason given").encode())
+    else:
+        os.write(1, b"ok")
+
+
+def _tried() -> Finding:
+    """What the settings do not tell: a process tries, and ends. A fresh one, because we may have threads."""
+    import sys
+
+    home = os.path.dirname(sys.modules["orlop"].__path__[0])
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
-            mounts.mount("", "/", "", mounts.MS_REC | mounts.MS_SLAVE)
-            os.write(writer, b"ok")
-        except OSError as error:
-            os.write(writer, (error.strerror or "no reason given").encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    said = os.read(reader, 4096).decode(errors="replace")
-    os.close(reader)
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", _TRY, home],
+            {"PATH": os.defpath},
+            file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)],
+        )
+    except OSError as error:
+        os.close(reader)
+        return Finding(
+            subject="user namespaces",
+            state="warn",
+            detail=f"cannot be tried: {sys.executable} does not start: {error.strerror}",
+            remedy="run doctor with the Python that orlop is installed for: python3 -m orlop doctor",
+        )
+    finally:
+        os.close(writer)
+    with open(reader, "rb") as file:
+        said = file.read().decode(errors="replace")
     os.waitpid(pid, 0)
     if said == "ok":
         return _ok("user namespaces", "you may make them")

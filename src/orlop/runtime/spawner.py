@@ -1,9 +1,10 @@
-"""Who forks shims and runners. One protocol, two ways: a direct fork while the process has one thread, a helper else.
+"""Who forks shims and runners: one protocol, two ways.
 
 A threaded process must not fork into Python code (locks may be held by threads that do not exist in the child), and
-the container's first process must have a parent with one thread. `ProcessSpawner` therefore asks a helper process
-that was started fresh; requests and descriptors travel over a seqpacket socket, the requests' text in a memfd
-because of its size.
+the container's first process must have a parent with one thread. `ProcessSpawner`, which the engine uses, therefore
+asks a process with one thread, the spawner's process: forked while the program still had one thread, or started fresh
+from a program that has more. Requests and descriptors travel over a seqpacket socket, the requests' text in a memfd
+because of its size. `DirectSpawner` forks where it is called, for programs that never have a second thread.
 """
 
 from __future__ import annotations
@@ -175,7 +176,12 @@ class ExecHandle(_Asker):
 
 
 class DirectSpawner:
-    """Forks by itself. Refused (FailedPrecondition) in a process with threads."""
+    """Forks by itself, without a process in between. Refused (FailedPrecondition) in a process with threads.
+
+    For programs with one thread that start containers with this room alone, and the contract suite's second witness.
+    The engine does not use it: its callers have threads, and the spawner's process loads its modules beside them.
+    `before_fork` is called before every fork.
+    """
 
     def __init__(self, before_fork: Callable[[], None] = nothing, warn: Callable[[str], None] = silent) -> None:
         self._before_fork = before_fork
@@ -239,17 +245,20 @@ _SERVE = (
 
 
 class ProcessSpawner:
-    """Has a fresh process with one thread do it. Safe to use from many threads; a killed helper is replaced."""
+    """Has a process with one thread do it. Safe to use from many threads; when that process is killed, it is replaced.
+
+    `before_fork` is called before `begin` forks; a process that is started fresh never had our databases open.
+    """
 
     def __init__(self, before_fork: Callable[[], None] = nothing, warn: Callable[[str], None] = silent) -> None:
         import _thread
 
-        del before_fork  # the helper is another program: it never had our databases open
+        self._before_fork = before_fork
         self._warn = warn
         self._lock = _thread.allocate_lock()
         self._control: Channel | None = None
         self._pid = 0
-        self._once = False  # the helper becomes what it is first asked for
+        self._once = False  # its process becomes what it is first asked for
 
     def spawn(
         self,
@@ -274,10 +283,10 @@ class ProcessSpawner:
             fds = (store, its.fd, *(fd for fd in given if fd >= 0))
             with self._lock:
                 try:
-                    self._helper().send(fds, what=what, given=[fd >= 0 for fd in given])
+                    self._process().send(fds, what=what, given=[fd >= 0 for fd in given])
                 except (BrokenPipeError, ConnectionError):
                     self._forget()
-                    self._helper().send(fds, what=what, given=[fd >= 0 for fd in given])
+                    self._process().send(fds, what=what, given=[fd >= 0 for fd in given])
                 if self._once:
                     self._let_go()
         except OSError as error:
@@ -288,7 +297,7 @@ class ProcessSpawner:
             os.close(store)
         return mine
 
-    def _helper(self) -> Channel:
+    def _process(self) -> Channel:
         if self._control is None:
             mine, its = channel.pair()
             try:
@@ -306,7 +315,7 @@ class ProcessSpawner:
         return self._control
 
     def begin(self, *, once: bool = False) -> None:
-        """Fork the helper now, from a process with one thread (FailedPrecondition else), instead of starting it fresh.
+        """Fork the process now, while we have one thread (FailedPrecondition else), instead of starting it fresh later.
 
         It loads what it needs while the caller goes on, which halves the time to the first container. With `once` it
         becomes the first thing that it is asked for, which saves that one a fork; whoever asks more starts another.
@@ -315,6 +324,7 @@ class ProcessSpawner:
         if self._control is not None:
             return
         mine, its = channel.pair()
+        self._before_fork()
         self._pid = os.fork()
         if self._pid == 0:
             try:
@@ -328,7 +338,7 @@ class ProcessSpawner:
         self._control, self._once = mine, once
 
     def _let_go(self) -> None:
-        """The helper is a shim or a runner now, and no longer ours to wait for."""
+        """The process is a shim or a runner now, and no longer ours to wait for."""
         if self._control is not None:
             self._control.close()
         self._control, self._once = None, False
@@ -343,7 +353,7 @@ class ProcessSpawner:
                 return  # the program that we are a library of collects its children itself
 
     def close(self) -> None:
-        """End the helper."""
+        """End the process."""
         with self._lock:
             self._forget()
 
@@ -375,7 +385,7 @@ def become_runner(request: ExecRequest, control: Channel, stdio: tuple[int, int,
 
 
 def serve(fd: int, *, once: bool = False) -> NoReturn:
-    """The helper's whole life: a fork for each request, until the asker is gone. Ends the process.
+    """The spawner process's whole life: a fork for each request, until the asker is gone. Ends the process.
 
     With `once` it forks nothing: it becomes what it is asked for first.
     """
@@ -409,7 +419,7 @@ def serve(fd: int, *, once: bool = False) -> NoReturn:
 
 
 def _serve_one(message: dict[str, Any], fds: list[int]) -> NoReturn:
-    """In the helper's fork: become what was asked for."""
+    """In the spawner process's fork: become what was asked for."""
     with open(fds[0], "rb") as file:
         file.seek(0)
         text = file.read()
