@@ -176,13 +176,3 @@ def test_dropping_needs_the_privilege(in_child: InChild) -> None:
 
     with pytest.raises(PermissionError, match="drop capability 0 from the bounding set"):
         in_child(body)
-
-
-def test_securebits_are_set(in_child: InChild) -> None:
-    """Securebits can be set and read back."""
-
-    def body() -> int:
-        capabilities.set_securebits(capabilities.SECBIT_NOROOT | capabilities.SECBIT_NOROOT_LOCKED)
-        return capabilities.securebits()
-
-    assert in_child(body) == 3

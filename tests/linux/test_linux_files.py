@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.errors import NotFound
 from orlop.linux import files
 
 if TYPE_CHECKING:
@@ -31,34 +30,6 @@ def test_the_file_system_of_a_missing_path_is_an_error(tmp_path: Path) -> None:
     """A path that is not there has no file system, and the error says which path."""
     with pytest.raises(FileNotFoundError, match="nowhere"):
         files.filesystem_of(f"{tmp_path}/nowhere")
-
-
-def test_exchange_swaps_both_names(tmp_path: Path) -> None:
-    """After rename_exchange each name holds what the other held."""
-    (tmp_path / "a").write_text("a")
-    (tmp_path / "b").mkdir()
-    files.rename_exchange(f"{tmp_path}/a", f"{tmp_path}/b")
-    assert (tmp_path / "a").is_dir()
-    assert (tmp_path / "b").read_text() == "a"
-
-
-def test_exchange_says_what_is_missing(tmp_path: Path) -> None:
-    """The error of a rename carries both names."""
-    (tmp_path / "a").write_text("a")
-    with pytest.raises(FileNotFoundError, match=r"rename .*/a to .*/missing: No such file"):
-        files.rename_exchange(f"{tmp_path}/a", f"{tmp_path}/missing")
-
-
-def test_noreplace_never_overwrites(tmp_path: Path) -> None:
-    """rename_noreplace moves to a free name and leaves a taken one alone."""
-    (tmp_path / "a").write_text("a")
-    (tmp_path / "b").write_text("b")
-    with pytest.raises(FileExistsError):
-        files.rename_noreplace(f"{tmp_path}/a", f"{tmp_path}/b")
-    assert (tmp_path / "b").read_text() == "b"
-    files.rename_noreplace(f"{tmp_path}/a", f"{tmp_path}/c")
-    assert (tmp_path / "c").read_text() == "a"
-    assert not (tmp_path / "a").exists()
 
 
 @given(size=st.integers(0, 300_000), more=st.integers(0, 100))
@@ -214,13 +185,3 @@ def test_remove_tree_under_attack_never_leaves_the_tree(tmp_path: Path) -> None:
         stop.set()
         thread.join()
     assert (outside / "inner" / "keep").read_text() == "keep"
-
-
-def test_read_limited_refuses_large_and_missing_files(tmp_path: Path) -> None:
-    """A missing file is NotFound by name; one that is too large is refused, not cut."""
-    (tmp_path / "f").write_bytes(b"12345")
-    assert files.read_limited(f"{tmp_path}/f", 5) == b"12345"
-    with pytest.raises(OSError, match="larger than 4 bytes"):
-        files.read_limited(f"{tmp_path}/f", 4)
-    with pytest.raises(NotFound, match="/g does not exist"):
-        files.read_limited(f"{tmp_path}/g")

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orlop.linux import safepath
+from orlop.linux import safepath, syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,10 +189,9 @@ def test_no_race_leads_outside(way: str, tree: tuple[str, int], tmp_path: Path) 
     stop = threading.Event()
 
     def swap() -> None:
-        from orlop.linux.files import rename_exchange
-
+        exchange = 2  # RENAME_EXCHANGE
         while not stop.is_set():
-            rename_exchange(f"{root}/d", f"{root}/evil")
+            syscalls.call("renameat2", -100, f"{root}/d".encode(), -100, f"{root}/evil".encode(), exchange)
 
     thread = threading.Thread(target=swap)
     thread.start()

@@ -29,14 +29,6 @@ def test_overlap_is_what_the_standard_library_says(
     assert subnets.overlap(str(one), str(other)) == expected
 
 
-@given(NETWORK, st.ip_addresses())
-def test_contains_is_what_the_standard_library_says(
-    network: ipaddress.IPv4Network | ipaddress.IPv6Network, address: ipaddress.IPv4Address | ipaddress.IPv6Address
-) -> None:
-    """An address is in a subnet exactly when `ipaddress` says so."""
-    assert subnets.contains(str(network), str(address)) == (address in network)
-
-
 @given(st.lists(NETWORK4.filter(lambda network: network.prefixlen > 11).map(str), max_size=8), st.booleans())
 def test_a_chosen_subnet_is_private_and_free(taken: list[str], small: bool) -> None:
     """What is chosen overlaps nothing that is taken, and is private."""

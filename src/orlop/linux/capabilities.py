@@ -81,19 +81,9 @@ DEFAULT = (
     "CAP_AUDIT_WRITE",
 )
 
-SECBIT_NOROOT = 1
-SECBIT_NOROOT_LOCKED = 2
-SECBIT_NO_SETUID_FIXUP = 4
-SECBIT_NO_SETUID_FIXUP_LOCKED = 8
-SECBIT_KEEP_CAPS = 16
-SECBIT_KEEP_CAPS_LOCKED = 32
-SECBIT_NO_CAP_AMBIENT_RAISE = 64
-SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED = 128
 
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
-_PR_GET_SECUREBITS = 27
-_PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
 _AMBIENT_IS_SET = 1
 _AMBIENT_RAISE = 2
@@ -195,16 +185,6 @@ def _capset(effective: int, permitted: int, inheritable: int) -> None:
     from orlop.linux import syscalls  # as above
 
     syscalls.call("capset", _HEADER, data, doing="set our capabilities")
-
-
-def set_securebits(bits: int) -> None:
-    """Set the SECBIT_* flags of this thread; needs CAP_SETPCAP."""
-    process.prctl(_PR_SET_SECUREBITS, bits, doing="set the securebits")
-
-
-def securebits() -> int:
-    """The SECBIT_* flags of this thread."""
-    return process.prctl(_PR_GET_SECUREBITS)
 
 
 def drop_bounding(keep: Iterable[str]) -> None:

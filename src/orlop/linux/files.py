@@ -1,4 +1,4 @@
-"""Files as the kernel can handle them: what a path lies on, atomic exchange, clones, whole trees removed safely.
+"""Files as the kernel can handle them: what a path lies on, clones, whole trees removed safely.
 
 ctypes is imported only where no module of Python's reaches the call: most commands need none of those.
 """
@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
-from orlop.errors import NotFound
-
-RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _HELD = 100  # directories kept open while a tree is removed; deeper ones are found again through ".."
 _CHUNK = 1 << 30  # one copy_file_range or sendfile moves at most 2 GiB
@@ -91,34 +86,6 @@ def _statfs_type(path: str) -> str:
     syscalls.call("statfs", os.fsencode(path), buffer, doing=f"statfs {path}")
     magic = int.from_bytes(buffer.raw[:8], "little") & 0xFFFFFFFF
     return _MAGIC.get(magic, f"0x{magic:x}")
-
-
-def rename_exchange(first: str, second: str) -> None:
-    """Swap two names in one step: at no moment is either missing. Both must exist on one file system."""
-    _renameat2(first, second, RENAME_EXCHANGE)
-
-
-def rename_noreplace(source: str, target: str) -> None:
-    """Rename, or raise FileExistsError when `target` is there.
-
-    File systems without renameat2's flags (EINVAL) get link + unlink for files, which keeps the promise; a directory
-    there raises the kernel's OSError.
-    """
-    try:
-        _renameat2(source, target, RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS) or stat.S_ISDIR(os.lstat(source).st_mode):
-            raise
-        os.link(source, target, follow_symlinks=False)
-        os.unlink(source)
-
-
-def _renameat2(source: str, target: str, flags: int) -> None:
-    from orlop.linux import syscalls  # ctypes costs 3 ms
-
-    at = -100  # AT_FDCWD
-    doing = f"rename {source} to {target}"
-    syscalls.call("renameat2", at, os.fsencode(source), at, os.fsencode(target), flags, doing=doing)
 
 
 def reflink(source: int, target: int) -> None:
@@ -329,16 +296,3 @@ def _open_directory(parent: int, name: str) -> int:
     if os.geteuid() and os.fstat(fd).st_mode & 0o700 != 0o700:
         os.fchmod(fd, 0o700)
     return fd
-
-
-def read_limited(path: str, limit: int = 1 << 20) -> bytes:
-    """The content of a small file; NotFound with the path when it is missing, OSError(EFBIG) past `limit` bytes."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise NotFound(f"{path} does not exist") from error
-    with open(fd, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise OSError(errno.EFBIG, f"read {path}: larger than {limit} bytes")
-    return data

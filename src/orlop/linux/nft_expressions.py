@@ -110,21 +110,6 @@ def ct_dnat() -> bytes:
     return _expression("ct", be32(2, _CT_STATUS), _register(1, 0)) + any_bit(_native.pack(_STATUS_DST_NAT))
 
 
-def ct_not_dnat() -> bytes:
-    """Go on only for connections whose destination was not rewritten."""
-    mask = _native.pack(_STATUS_DST_NAT)
-    zero = bytes(4)
-    masked = _expression(
-        "bitwise",
-        _register(1, 0),
-        _register(2, 0),
-        be32(3, 4),
-        nest(4, attribute(_DATA_VALUE, mask)),
-        nest(5, attribute(_DATA_VALUE, zero)),
-    )
-    return _expression("ct", be32(2, _CT_STATUS), _register(1, 0)) + masked + equal(zero)
-
-
 _FIB_RESULT_ADDRTYPE = 3
 _FIB_F_DADDR = 2
 _ADDRTYPE_LOCAL = 2

@@ -26,8 +26,6 @@ _NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
 _NEWNEIGH = 28
 
 IFF_UP = 0x1
-IFF_LOOPBACK = 0x8
-IFF_RUNNING = 0x40
 
 _AF_INET, _AF_INET6 = 2, 10
 
@@ -239,14 +237,6 @@ def route_add(
         payload += u32(_RTA_PRIORITY, metric)
     where = f"{destination}/{prefix}" if destination else "everywhere"
     return Request(_NEWROUTE, payload, f"route {where} through {gateway or link}", flags=F_CREATE | F_REPLACE)
-
-
-def neighbour_add(index: int, ip: str, mac: str, *, link: str) -> Request:
-    """A permanent neighbour entry: no ARP or neighbour discovery is needed for `ip`."""
-    packed = packed_address(ip)
-    payload = _ndmsg.pack(_AF_INET if len(packed) == 4 else _AF_INET6, index, _NUD_PERMANENT, 0, 0)
-    payload += attribute(_NDA_DST, packed) + attribute(_NDA_LLADDR, mac_bytes(mac))
-    return Request(_NEWNEIGH, payload, f"tell {link} that {ip} is at {mac}", flags=F_CREATE | F_REPLACE)
 
 
 def parse_link(payload: bytes) -> Link:

@@ -26,7 +26,6 @@ AF_INET6 = _socket.AF_INET6
 AF_NETLINK = 16
 STREAM = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
 DATAGRAM = _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC
-SEQPACKET = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
 RAW = _socket.SOCK_RAW | _socket.SOCK_CLOEXEC
 
 _LONGEST_UNIX_PATH = 107  # sun_path without its NUL (unix(7))

@@ -73,14 +73,6 @@ def gateway_of(cidr: str) -> str:
     return address_text((start + 1).to_bytes(bits // 8, "big"))
 
 
-def contains(cidr: str, address: str) -> bool:
-    """Whether `address` is in the subnet."""
-    start, prefix = parse(cidr)
-    if (":" in start) != (":" in address):
-        return False
-    return host_bits(start, prefix) == host_bits(address, prefix)
-
-
 def mac_of(address: str) -> str:
     """A MAC address computed from an IPv4 (or IPv6) address, as docker does: who gets the address next gets it too.
 

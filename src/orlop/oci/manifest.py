@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 MAX_BYTES = 4 * 1024 * 1024
 """Bytes in a manifest: what distribution-spec asks registries to take at least, and no sane image needs."""
 
-EMPTY_CONFIG = b"{}"
 """The content of the empty descriptor (manifest.md, "Guidance for an Empty Descriptor")."""
 
 

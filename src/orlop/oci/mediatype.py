@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-OCI_DESCRIPTOR = "application/vnd.oci.descriptor.v1+json"
-OCI_LAYOUT = "application/vnd.oci.layout.header.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
-OCI_EMPTY = "application/vnd.oci.empty.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -87,8 +84,3 @@ def compression_of(media_type: str) -> str:
         if media_type.endswith(("+" + suffix, "." + suffix)):
             return suffix
     return "none"
-
-
-def layer_type(compression: str) -> str:
-    """The OCI layer type for a compression ("none", "gzip", "zstd")."""
-    return {"none": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}[compression]

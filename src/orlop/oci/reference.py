@@ -92,16 +92,6 @@ class Reference(Value):
         return f"{tag}@{self.digest}" if self.digest is not None else tag
 
 
-def check_repository(repository: str) -> None:
-    """Raise InvalidArgument unless `repository` is lower-case words joined by single separators, and slashes."""
-    _check_repository(repository, repository)
-
-
-def check_tag(tag: str) -> None:
-    """Raise InvalidArgument unless `tag` is a tag."""
-    _check_tag(tag, tag)
-
-
 def _wrong(message: str, hint: str = _EXAMPLE) -> InvalidArgument:
     return InvalidArgument(message, hint=hint)
 

@@ -123,11 +123,6 @@ class External:
         """The command line that forgets a container, for the monitor."""
         return self._command("delete", "--force", container_id)
 
-    def exec_argv(self, container_id: str, process_file: str, *, terminal: bool) -> list[str]:
-        """The command line that runs another program in a container."""
-        flags = ["--tty"] if terminal else []
-        return self._command("exec", *flags, "--process", process_file, container_id)
-
     def run(self, *arguments: str) -> bytes:
         """Run the program to its end: its output. What it complains about is raised."""
         reader, writer = os.pipe2(os.O_CLOEXEC)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 JSON_FILE = "json-file"
 CRI = "cri"
 NONE = "none"
-FORMATS = (JSON_FILE, CRI, NONE)
 
 CHUNK = 16 * 1024
 """Bytes. A line longer than this is logged in parts, as docker's copier and CRI do."""

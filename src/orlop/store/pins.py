@@ -53,7 +53,3 @@ class Pins:
     def drop(self, namespace: str, owner: str) -> bool:
         """Let go of all that `owner` keeps; whether there was something."""
         return self._database.execute("DELETE FROM pins WHERE namespace = ? AND owner = ?", (namespace, owner)) > 0
-
-    def drop_unused(self, namespace: str, before: float) -> int:
-        """Let go of all that was last used before `before` (Unix seconds); returns the number of pins."""
-        return self._database.execute("DELETE FROM pins WHERE namespace = ? AND used < ?", (namespace, before))

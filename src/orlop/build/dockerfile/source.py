@@ -24,10 +24,6 @@ class Span(Value):
     end_line: int
     end_column: int
 
-    def to(self, other: Span) -> Span:
-        """From the start of this span to the end of `other`."""
-        return Span(line=self.line, column=self.column, end_line=other.end_line, end_column=other.end_column)
-
 
 class Source(Value):
     """A Dockerfile's text and the name to call it by in messages."""
