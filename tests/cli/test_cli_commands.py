@@ -515,3 +515,14 @@ def test_global_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, capfd:
     capfd.readouterr()
     settings = seen[0]
     assert (settings.root, settings.run_root, settings.namespace) == ("/a", "/envrun", "k8s")  # type: ignore[attr-defined]  # same
+
+
+def test_users_of_a_registry_are_removed(line: Line, tmp_path: Path) -> None:
+    """`registry user rm` takes users out of the file; one that is not there is told, and the others go."""
+    users = tmp_path / "users"
+    users.write_text("a:$2y$05$" + "a" * 53 + "\nb:$2y$05$" + "b" * 53 + "\n")
+    done = line("registry", "user", "rm", "--htpasswd", str(users), "a", "c")
+    assert (done.code, done.out) == (1, "a\n")
+    assert "has no user 'c'" in done.err
+    assert users.read_text().startswith("b:")
+    assert "which password file?" in line("registry", "user", "rm", "b").err

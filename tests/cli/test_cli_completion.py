@@ -38,7 +38,7 @@ def _offered(*words: str, twin: Twin | None = None) -> list[str]:
         (["volume", ""], ["create", "inspect", "ls", "prune", "rm", "list", "remove"]),
         (["container", "pr"], ["prune"]),
         (["regis"], ["registry"]),
-        (["registry", "user", ""], ["add"]),
+        (["registry", "user", ""], ["add", "rm"]),
         (["run", "--memory-sw"], ["--memory-swap", "--memory-swappiness"]),
         (["run", "--pull", ""], ["always", "missing", "never"]),
         (["run", "--pull=ne"], ["--pull=never"]),

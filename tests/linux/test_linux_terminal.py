@@ -21,10 +21,17 @@ if TYPE_CHECKING:
     from tests.linux.conftest import InChild
 
 
+def open_pty(ptmx: str = "/dev/ptmx") -> tuple[int, str, int]:
+    """A new pseudo-terminal: (master, the slave's path, slave)."""
+    master = os.open(ptmx, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    slave, number = terminal.open_slave(master)
+    return master, f"/dev/pts/{number}", slave
+
+
 @pytest.fixture
 def pty() -> Iterator[tuple[int, str, int]]:
     """A new pseudo-terminal, closed afterwards."""
-    found = terminal.open_pty()
+    found = open_pty()
     yield found
     os.close(found[0])
     os.close(found[2])
@@ -57,7 +64,7 @@ def test_raw_hands_everything_through_and_is_undone(pty: tuple[int, str, int]) -
 @given(rows=st.integers(0, 0xFFFF), columns=st.integers(0, 0xFFFF))
 def test_the_window_size_round_trips(rows: int, columns: int) -> None:
     """What is set on one end is read on the other."""
-    master, _, slave = terminal.open_pty()
+    master, _, slave = open_pty()
     try:
         terminal.set_window_size(master, rows, columns)
         assert terminal.window_size(slave) == (rows, columns)
@@ -96,7 +103,7 @@ def test_a_container_has_terminals_of_its_own(tmp_path: Path, in_child: InChild)
 
     def body() -> tuple[str, bool]:
         mounts.mount("devpts", str(tmp_path), "devpts", 0, "newinstance,ptmxmode=0666,mode=0620")
-        _, path, slave = terminal.open_pty(f"{tmp_path}/ptmx")
+        _, path, slave = open_pty(f"{tmp_path}/ptmx")
         return path, os.fstat(slave).st_dev == os.stat(f"{tmp_path}/0").st_dev
 
     assert in_child(body, flags=CLONE_NEWNS) == ("/dev/pts/0", True)

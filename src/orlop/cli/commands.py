@@ -55,6 +55,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "network prune": ("pruning:NETWORK_PRUNE", "Remove all unused networks"),
     "network rm": ("networks:RM", "Remove one or more networks"),
     "registry serve": ("registries:SERVE", "Serve a registry"),
+    "registry user rm": ("registries:USER_RM", "Take users out of a registry's password file"),
     "registry user add": ("registries:USER_ADD", "Add a user to a registry's password file, or change a password"),
     "builder prune": ("pruning:BUILDER_PRUNE", "Remove build cache"),
     "system df": ("usage:DF", "Show disk usage"),

@@ -1,4 +1,4 @@
-"""`login`, `logout`, `registry serve` and `registry user add`."""
+"""`login`, `logout`, `registry serve`, `registry user add` and `registry user rm`."""
 
 from __future__ import annotations
 
@@ -92,12 +92,23 @@ def _add_user(session: Session, given: Given) -> int:  # noqa: ARG001  # the sha
     from orlop.registry import htpasswd
 
     user = given.arguments[0]
+    new = htpasswd.add_user(_password_file(given), user, _password(given, f"Password of {user}: ", twice=True))
+    print(f"{'Added' if new else 'Changed the password of'} {user}")
+    return 0
+
+
+def _remove_user(session: Session, given: Given) -> int:
+    from orlop.registry import htpasswd
+
+    path = _password_file(given)
+    return session.each(given.arguments, lambda user: htpasswd.remove_user(path, user))
+
+
+def _password_file(given: Given) -> str:
     path = given.text("htpasswd")
     if not path:
         raise UsageError("which password file?", hint="use --htpasswd FILE", exit_code=1)
-    new = htpasswd.add_user(path, user, _password(given, f"Password of {user}: ", twice=True))
-    print(f"{'Added' if new else 'Changed the password of'} {user}")
-    return 0
+    return path
 
 
 _PASSWORD_OPTIONS = (
@@ -153,4 +164,13 @@ USER_ADD = Command(
     least=1,
     most=1,
     examples=(("orlop registry user add --htpasswd users sailor", "asks for the password"),),
+)
+
+USER_RM = Command(
+    run=_remove_user,
+    usage="NAME...",
+    options=(Option("htpasswd", "", "text", "FILE", "The password file", complete="file"),),
+    least=1,
+    most=None,
+    examples=(("orlop registry user rm --htpasswd users sailor", "a running registry lets them in no more"),),
 )

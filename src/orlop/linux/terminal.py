@@ -15,21 +15,14 @@ _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 
 
-def open_pty(ptmx: str = "/dev/ptmx") -> tuple[int, str, int]:
-    """A new pseudo-terminal: (master fd, the slave's path, slave fd); both close on execve.
+def open_slave(master: int) -> tuple[int, int]:
+    """Unlock a new pseudo-terminal (an opened ptmx): (the slave, closed on execve; its number in that devpts).
 
-    `ptmx` chooses the devpts instance: "/dev/pts/ptmx" of a container gives the path as that container names it. The
-    slave is opened through the master, not by its path, which may mean something else in this mount namespace.
+    The slave is opened through the master, not by its path, which may mean something else in this mount namespace.
     """
-    master = os.open(ptmx, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    try:
-        fcntl.ioctl(master, _TIOCSPTLCK, (0).to_bytes(4, "little"))
-        number = int.from_bytes(fcntl.ioctl(master, _TIOCGPTN, bytes(4)), "little")
-        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        os.close(master)
-        raise
-    return master, f"/dev/pts/{number}", slave
+    fcntl.ioctl(master, _TIOCSPTLCK, bytes(4))
+    number = int.from_bytes(fcntl.ioctl(master, _TIOCGPTN, bytes(4)), "little")
+    return fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC), number
 
 
 def make_controlling(fd: int) -> None:

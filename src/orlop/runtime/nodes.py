@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 
 from orlop.errors import FailedPrecondition, InvalidArgument
-from orlop.linux import mounts, safepath
+from orlop.linux import mounts, safepath, terminal
 from orlop.runtime.spec import DEVICES
 
 TYPE_CHECKING = False
@@ -176,9 +175,7 @@ def open_terminal(pts: int) -> tuple[int, int, str]:
         if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(5, 2):
             raise FailedPrecondition("the container's /dev/pts/ptmx is no terminal multiplexer")  # closes
         os.set_blocking(master, True)
-        fcntl.ioctl(master, 0x40045431, bytes(4))  # TIOCSPTLCK 0: unlock
-        number = int.from_bytes(fcntl.ioctl(master, 0x80045430, bytes(4)), "little")  # TIOCGPTN
-        slave = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
+        slave, number = terminal.open_slave(master)
     except BaseException:
         os.close(master)
         raise
