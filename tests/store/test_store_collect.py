@@ -395,6 +395,43 @@ def check_whole(root: Root) -> None:
         assert os.path.isdir(f"{root.path}/layers/{layer.short}")
 
 
+HALF_COMMITTED = """
+import os, sys
+from orlop.oci.digest import Digest
+from orlop.store.collect import collect
+from orlop.store.layers import LayerRecord
+from orlop.store.root import Root
+
+root = Root.open(sys.argv[1], sys.argv[2])
+assert root.state.layers.all() == []  # from now on the log's index is shared
+shared = f"{root.path}/state.db-shm"
+if not os.fork():
+    with open(shared, "rb") as file:
+        before = file.read()
+    with root.lease() as lease:
+        short = root.fresh_folder("layers", lease)
+        root.state.layers.add(LayerRecord(key=Digest.of(b"x"), short=short, diff_id=Digest.of(b"x"), chained=False, size=1,
+                                          boot_id=root.boot_id, settled=False))
+        with open(shared, "r+b") as file:  # as if killed when the log was written, and its index not yet
+            file.write(before)
+        os._exit(0)
+os.wait()
+assert root.state.layers.all() == []
+collect(root)
+assert os.listdir(f"{root.path}/layers") == []
+os._exit(0)
+"""
+
+
+def test_what_was_half_committed_does_not_come_back(root: Root, spawn: Spawn) -> None:
+    """A record whose writer was killed before it was announced is not there for a collection; nor ever after."""
+    root.disconnect()
+    worker = spawn(HALF_COMMITTED, root.path, root.run_path)
+    assert worker.communicate(timeout=120)[1] == ""
+    assert worker.returncode == 0
+    check_whole(root)
+
+
 def test_collection_beside_work_loses_nothing(root: Root, spawn: Spawn) -> None:
     """Three processes pull, name and delete four images while two collect: no live content is ever missing."""
     workers = [spawn(WORK, root.path, root.run_path, seed, 120) for seed in range(3)]

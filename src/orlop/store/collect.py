@@ -50,6 +50,8 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
     left: list[str] = []
     with FileLock(root.collect_lock, what="the store's collection"):
         held = leases.live(f"{root.path}/leases", reap=not dry_run)
+        if not dry_run:
+            root.state.database.seal()  # whoever was killed before this has recorded nothing that could come back
         # Read after the leases: who has let go of one has recorded before what it made.
         plan = _Plan(root, _Needed(root, held), keep_partial_seconds)
         doomed = [*plan.trash]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from _thread import RLock, get_ident
 
@@ -119,6 +120,15 @@ class Database:
                 self._connection = None
         self.close()
 
+    def seal(self) -> None:
+        """Commit once, though nothing changes: after this, no change that a killed process left half made comes back.
+
+        Who is killed in the middle of a commit may have written all of it to the log, but announced it to nobody. It
+        is not there for those who have the file open, and there again when the last of them is gone and the next one
+        recovers the log. Whoever acts on what is not there must overwrite it first.
+        """
+        self.execute(f"PRAGMA user_version = {len(self._migrations)}")
+
     def close(self) -> None:
         """Let go of the file; the next use opens it again. FailedPrecondition inside a transaction."""
         with self._own_lock():
@@ -152,8 +162,11 @@ class Database:
     def _open(self) -> engine.Connection:
         """Two statements where nothing is to be done: what is not stored in the file, and its version."""
         try:
-            # SQLite would create it with the umask's mode.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # SQLite would create it with the umask's mode. It must not be opened here: closing any descriptor of a file
+            # gives back all the POSIX locks that this process has on it, those of other connections too.
+            os.mknod(self.path, 0o600 | stat.S_IFREG)
+        except FileExistsError:
+            pass
         except OSError as error:
             raise faults.explained(error, "open the database", self.path) from error
         connection = engine.connect(
