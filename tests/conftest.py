@@ -24,9 +24,10 @@ settings.register_profile(
 settings.register_profile("deep", parent=settings.get_profile("ci"), max_examples=2000)
 settings.load_profile("ci")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A run that a shell put into its background ignores ^C, and every program that it starts would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Who starts the tests in the background of a script, or by nohup, has these ignored, and so would all that tests start.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _threads() -> list[str]:

@@ -208,7 +208,7 @@ def test_stages_are_built_in_parallel(kitchen: Kitchen) -> None:
         return kitchen.chrooted(step, output)
 
     kitchen.execute = execute
-    wait = "n=0; while ! test -e /shared/{1}; do sleep 0.05; n=$((n+1)); test $n -lt 400 || exit 9; done"
+    wait = "n=0; while ! test -e /shared/{1}; do sleep 0.05; n=$((n+1)); test $n -lt 1200 || exit 9; done"
     meet = "touch /shared/{0}; " + wait
     text = (
         "FROM base AS root\nRUN mkdir /shared\n"
@@ -597,7 +597,7 @@ def test_base_images_are_asked_for_side_by_side_and_once(kitchen: Kitchen) -> No
     import threading
 
     kitchen.add_base("other")
-    meeting = threading.Barrier(2, timeout=20)
+    meeting = threading.Barrier(2, timeout=60)
 
     def resolve(reference: Reference, platform: Platform) -> BaseImage:
         meeting.wait()

@@ -28,7 +28,7 @@ class Orlop:
         }
 
     def run(
-        self, *arguments: str, stdin: bytes | None = None, timeout: float = 120
+        self, *arguments: str, stdin: bytes | None = None, timeout: float = 240
     ) -> subprocess.CompletedProcess[str]:
         """One command, its output as text; never raises for an exit code."""
         done = subprocess.run(
@@ -44,7 +44,7 @@ class Orlop:
             done.args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
 
-    def __call__(self, *arguments: str, stdin: bytes | None = None, timeout: float = 120) -> str:
+    def __call__(self, *arguments: str, stdin: bytes | None = None, timeout: float = 240) -> str:
         """One command that must succeed; its standard output."""
         done = self.run(*arguments, stdin=stdin, timeout=timeout)
         assert done.returncode == 0, f"orlop {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}"

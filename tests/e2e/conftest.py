@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command import Orlop
 from elsewhere import Elsewhere
+from patience import PATIENCE
 
 
 @pytest.fixture
@@ -100,6 +101,6 @@ def registry(orlop: Orlop) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(PATIENCE)
         assert server.stdout is not None
         server.stdout.close()

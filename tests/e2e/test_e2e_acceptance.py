@@ -8,26 +8,17 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import until, until_equal
 
 from orlop.linux.cgroups import Cgroup
 
 if TYPE_CHECKING:
     from command import Orlop
-
-_PATIENCE = 60.0  # seconds
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.02)
 
 
 def _shown(orlop: Orlop, name: str, template: str) -> str:
@@ -89,7 +80,7 @@ def test_nocopy_and_used_volumes_stay_as_they_are(orlop: Orlop, data_image: str)
 def test_restarts_are_counted_and_end(orlop: Orlop, busybox: str) -> None:
     """on-failure:2 runs three times, and says so; a start by hand begins the count anew."""
     orlop("run", "-d", "--name", "again", "--restart", "on-failure:2", busybox, "sh", "-c", "echo x; exit 3")
-    _until(lambda: _shown(orlop, "again", "{{.RestartCount}} {{.State.Status}}") == "2 exited")
+    until_equal(lambda: _shown(orlop, "again", "{{.RestartCount}} {{.State.Status}}"), "2 exited")
 
     assert orlop("logs", "again") == "x\n" * 3
     assert _shown(orlop, "again", "{{.State.ExitCode}}") == "3"
@@ -115,26 +106,26 @@ def test_a_waiting_restart_can_be_called_off(orlop: Orlop, busybox: str) -> None
         database.execute("UPDATE containers SET state = json_set(state, '$.quick', 9) WHERE id = ?", (container,))
     database.close()
     orlop("exec", "loop", "touch", "/go")
-    _until(lambda: _shown(orlop, "loop", "{{.State.Restarting}}") == "true")
+    until_equal(lambda: _shown(orlop, "loop", "{{.State.Restarting}}"), "true")
 
     assert "Restarting (0)" in orlop("ps", "--format", "{{.Status}}")
     orlop.fails("rm", "loop", code=1)
     orlop("stop", "loop")
     assert _shown(orlop, "loop", "{{.State.Status}}") == "exited"
-    _until(lambda: not _waiting(container))
+    until_equal(lambda: _waiting(container), [])
     assert _shown(orlop, "loop", "{{.RestartCount}} {{.State.Status}}") == "0 exited"
     orlop("start", "loop")  # it ends at once, and the policy holds again
-    _until(lambda: int(_shown(orlop, "loop", "{{.RestartCount}}")) >= 2)
+    until(lambda: int(_shown(orlop, "loop", "{{.RestartCount}}")) >= 2)
 
 
 def test_health_checks_run(orlop: Orlop, busybox: str) -> None:
     """starting, unhealthy after the failures allowed, healthy after one success; --no-healthcheck: nothing of it."""
     check = ["--health-cmd", "echo looked; test -f /ok", "--health-interval", "100ms", "--health-retries", "1"]
     orlop("run", "-d", "--name", "sick", *check, busybox, "sleep", "1000")
-    _until(lambda: _shown(orlop, "sick", "{{.State.Health.Status}}") == "unhealthy")
+    until_equal(lambda: _shown(orlop, "sick", "{{.State.Health.Status}}"), "unhealthy")
     assert "(unhealthy)" in orlop("ps", "--format", "{{.Status}}")
     orlop("exec", "sick", "touch", "/ok")
-    _until(lambda: _shown(orlop, "sick", "{{.State.Health.Status}}") == "healthy")
+    until_equal(lambda: _shown(orlop, "sick", "{{.State.Health.Status}}"), "healthy")
 
     health = json.loads(_shown(orlop, "sick", "{{json .State.Health}}"))
     assert (health["Log"][-1]["ExitCode"], health["Log"][-1]["Output"]) == (0, "looked\n")
@@ -146,14 +137,14 @@ def test_a_probe_that_hangs_is_killed(orlop: Orlop, busybox: str) -> None:
     """The timeout of a health check ends its program, inside the container too."""
     check = ["--health-cmd", "sleep 1000", "--health-interval", "50ms", "--health-timeout", "200ms"]
     orlop("run", "-d", "--name", "slow", *check, "--health-retries", "1", busybox, "sleep", "5000")
-    _until(lambda: _shown(orlop, "slow", "{{.State.Health.Status}}") == "unhealthy")
+    until_equal(lambda: _shown(orlop, "slow", "{{.State.Health.Status}}"), "unhealthy")
     orlop("stop", "-t", "0", "slow")
 
 
 def test_shared_namespaces(orlop: Orlop, busybox: str) -> None:
     """--ipc container: shares /dev/shm, --pid container: the processes, --uts host and --ipc host are the host's."""
     orlop("run", "-d", "--name", "one", busybox, "sh", "-c", "echo hey > /dev/shm/note; exec sleep 1000")
-    _until(lambda: orlop.run("exec", "one", "test", "-f", "/dev/shm/note").returncode == 0)
+    until(lambda: orlop.run("exec", "one", "test", "-f", "/dev/shm/note").returncode == 0)
 
     assert orlop("run", "--rm", "--ipc", "container:one", busybox, "cat", "/dev/shm/note") == "hey\n"
     assert "sleep 1000" in orlop("run", "--rm", "--pid", "container:one", busybox, "ps")
@@ -309,7 +300,7 @@ def test_a_pause_that_was_killed_half_way(orlop: Orlop, busybox: str) -> None:
     assert _shown(orlop, "one", "{{.State.Status}}") == "running"
     orlop("pause", "one")
     orlop("kill", "one")
-    _until(lambda: _shown(orlop, "one", "{{.State.Status}}") == "exited")
+    until(lambda: _shown(orlop, "one", "{{.State.Status}}") == "exited")
     orlop("start", "one")
     orlop("pause", "one")
     orlop("rm", "-f", "one")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import until, until_equal
 
 if TYPE_CHECKING:
     from command import Orlop
@@ -62,8 +62,8 @@ def test_detached_life(orlop: Orlop, busybox: str) -> None:
 
     assert len(identity) == 64
     assert "life" in orlop("ps")
-    _eventually(lambda: orlop("logs", "life") == "up\n")
-    assert orlop("exec", "life", "cat", "/proc/1/comm") == "sleep\n"
+    until_equal(lambda: orlop("logs", "life"), "up\n")
+    until_equal(lambda: orlop("exec", "life", "cat", "/proc/1/comm"), "sleep\n", "the shell to become its last program")
     assert orlop.run("exec", "life", "sh", "-c", "exit 3").returncode == 3
     orlop("stop", "-t", "0", "life")
     assert "Exited (137)" in orlop("ps", "-a")
@@ -86,7 +86,7 @@ def test_wait_and_kill(orlop: Orlop, busybox: str) -> None:
         "-c",
         "trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done",
     )
-    _eventually(lambda: "ready" in orlop("logs", "ward"))
+    until(lambda: "ready" in orlop("logs", "ward"), "the trap to be set")
     orlop("kill", "-s", "USR1", "ward")
 
     assert orlop("wait", "ward") == "9\n"
@@ -167,8 +167,7 @@ def test_nothing_is_left_behind(orlop: Orlop, busybox: str) -> None:
     orlop.run("run", "--rm", busybox, "no-such-program")
     orlop("run", "--rm", "--network", "none", busybox, "true")
     orlop("run", "-d", "--rm", "--name", "short", busybox, "sleep", "0.2")
-    orlop("wait", "short")
-    _eventually(lambda: _traces(orlop) == [])
+    until_equal(lambda: _traces(orlop), [])
 
 
 def _traces(orlop: Orlop) -> list[str]:
@@ -185,15 +184,6 @@ def _traces(orlop: Orlop) -> list[str]:
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         found += [f"{folder}/{name}" for name in names if name in ids]
     return found
-
-
-def _eventually(condition: object, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not come true in time")
 
 
 def test_what_removes_itself_is_mounted_volatile(orlop: Orlop, busybox: str) -> None:

@@ -7,21 +7,12 @@ import os
 import select
 import signal
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
+from patience import until, until_equal
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from command import Orlop
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Poll until `condition` holds; a minute at most."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.05)
 
 
 def test_leaving_a_program_that_gets_no_signals(orlop: Orlop, busybox: str) -> None:
@@ -31,7 +22,7 @@ def test_leaving_a_program_that_gets_no_signals(orlop: Orlop, busybox: str) -> N
         env=orlop.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        until(lambda: orlop("ps", "--format", "{{.Names}} {{.State}}") == "alone running\n")
+        until_equal(lambda: orlop("ps", "--format", "{{.Names}} {{.State}}"), "alone running\n")
         client.send_signal(signal.SIGINT)
         assert client.wait(timeout=60) == 130
     finally:
@@ -92,9 +83,9 @@ def test_changes_of_health_are_events(orlop: Orlop, busybox: str) -> None:
           "--health-retries", "1", busybox, "sleep", "1000")  # fmt: skip
     shown = ("events", "--since", "10m", "--until", "0s", "--filter", "event=health_status", "--format")
 
-    until(lambda: orlop(*shown, "{{.Action}}") == "health_status: unhealthy\n")
+    until_equal(lambda: orlop(*shown, "{{.Action}}"), "health_status: unhealthy\n")
     orlop("exec", "patient", "touch", "/tmp/well")
-    until(lambda: orlop(*shown, "{{.Action}}").splitlines()[1:] == ["health_status: healthy"])
+    until_equal(lambda: orlop(*shown, "{{.Action}}").splitlines()[1:], ["health_status: healthy"])
     assert orlop(*shown, "{{.Actor.Attributes.name}}").splitlines() == ["patient", "patient"]
     assert orlop("ps", "--filter", "health=healthy", "--format", "{{.Names}}") == "patient\n"
 

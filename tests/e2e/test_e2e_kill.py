@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import until, until_equal
 
 if TYPE_CHECKING:
     from command import Orlop
@@ -71,11 +72,10 @@ def clean(orlop: Orlop) -> None:
     names = orlop("ps", "-aq").split()
     if names:
         orlop("rm", "-f", *names)
+    # what a killed command has begun in other processes ends by itself, and may hold what it works on until then
+    until_equal(lambda: traces(orlop)["processes"], [], "the processes of this root to end")
     orlop("system", "prune", "-a", "-f", "--volumes")
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and traces(orlop) != {"mounts": [], "processes": []}:
-        time.sleep(0.05)
-    assert traces(orlop) == {"mounts": [], "processes": []}
+    until_equal(lambda: traces(orlop), {"mounts": [], "processes": []})
     assert os.listdir(orlop.folder / "root/layers") == []
     assert os.listdir(orlop.folder / "root/snapshots") == []
     assert os.listdir(orlop.folder / "root/content/ingest") == []
@@ -181,9 +181,7 @@ def test_killed_monitor_is_told(orlop: Orlop, busybox: str) -> None:
     os.kill(pids["shim_pid"], signal.SIGKILL)
     assert "Up" in orlop("ps")
     os.kill(pids["pid"], signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and "Exited" not in orlop("ps", "-a"):
-        time.sleep(0.05)
+    until(lambda: "Exited" in orlop("ps", "-a"), "the end to be noticed")
     shown = json.loads(orlop("inspect", "orphan"))[0]["State"]
     assert shown["Status"] == "exited"
     assert "unknown" in shown["Error"]

@@ -9,10 +9,10 @@ import os
 import signal
 import socket
 import sqlite3
-import time
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import free_port, until
 
 from orlop.linux import process
 from orlop.runtime import lifecycle
@@ -24,25 +24,14 @@ if TYPE_CHECKING:
 SERVE = "while :; do echo hello | nc -l -p 80; done"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def fetch(host: str, port: int, seconds: float = 20) -> bytes:
+def fetch(host: str, port: int) -> bytes:
     """What a server says, once it is there."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            with socket.create_connection((host, port), timeout=5) as connection:
-                data = connection.recv(100)
-                if data:
-                    return data
-        except OSError:
-            pass
-        assert time.monotonic() < deadline, f"{host}:{port} did not answer"
-        time.sleep(0.05)
+
+    def ask() -> bytes:
+        with socket.create_connection((host, port), timeout=10) as connection:
+            return connection.recv(100)
+
+    return until(ask, f"an answer of {host}:{port}")
 
 
 def test_published_port_from_loopback(orlop: Orlop, busybox: str) -> None:
@@ -106,11 +95,7 @@ def test_containers_reach_each_other_by_address(orlop: Orlop, busybox: str) -> N
     """Two containers on the default bridge talk to each other."""
     orlop("run", "-d", "--name", "server", busybox, "sh", "-c", SERVE)
     address = orlop("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "server").strip()
-    out = ""
-    for _ in range(50):
-        out = orlop.run("run", "--rm", busybox, "nc", "-w", "2", address, "80").stdout
-        if out:
-            break
+    out = until(lambda: orlop.run("run", "--rm", busybox, "nc", "-w", "10", address, "80").stdout)
     assert out == "hello\n"
 
 

@@ -8,12 +8,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import until_equal
 
 if TYPE_CHECKING:
     from command import Orlop
@@ -172,10 +172,11 @@ def docker() -> Iterator[list[str]]:
         )  # fmt: skip
     argv = ["env", f"HOME={folder}", program, "-H", socket]
     try:
-        deadline = time.monotonic() + 60
-        while subprocess.run([*argv, "version"], capture_output=True, check=False).returncode:
-            assert time.monotonic() < deadline, Path(f"{folder}/dockerd.log").read_text()[-2000:]
-            time.sleep(0.2)
+        until_equal(
+            lambda: subprocess.run([*argv, "version"], capture_output=True, check=False).returncode,
+            0,
+            f"dockerd, whose log is {folder}/dockerd.log",
+        )
         yield argv
     finally:
         daemon.terminate()

@@ -13,7 +13,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples/python_api.py"
 
 def test_example_runs() -> None:
     """examples/python_api.py does what it says, threads included, and cleans up."""
-    done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, str(EXAMPLE)], capture_output=True, text=True, timeout=240, check=False)
 
     assert done.returncode == 0, done.stderr
     assert "starboard ended with 0 and wrote 'hello from starboard'" in done.stdout

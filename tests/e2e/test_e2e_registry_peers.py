@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -11,12 +10,12 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE, free_port, until
 
 from orlop.oci.digest import Digest
 from orlop.oci.manifest import Index, Manifest, parse
@@ -76,9 +75,7 @@ def member(guarded: Served, keychain: Keychain) -> Iterator[Client]:
 def distribution(tmp_path: Path) -> Iterator[str]:
     """Debian's docker-registry; its address."""
     program = need("docker-registry")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     config = tmp_path / "distribution.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
@@ -87,16 +84,16 @@ def distribution(tmp_path: Path) -> Iterator[str]:
     )
     process = subprocess.Popen([program, "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(address[10:])), timeout=1):
-                break
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+
+        def listens() -> bool:
+            with socket.create_connection(("127.0.0.1", int(address[10:])), timeout=10):
+                return True
+
+        until(listens, address)
         yield address
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 def push(client: Client, ref: Reference, *layers: bytes, config: bytes = b"") -> Manifest:

@@ -68,7 +68,7 @@ def test_leaving_early_ends_and_closes_the_source() -> None:
 
     with ReadAhead(source(), name="a") as first, ReadAhead((item for item in first), name="b") as second:
         assert next(second) == 1
-    assert closed.wait(10)
+    assert closed.wait(60)
     assert not _threads()
 
 
@@ -115,7 +115,7 @@ def test_a_closed_pipe_stops_its_writer() -> None:
     thread = threading.Thread(target=write)
     thread.start()
     pipe.close()
-    thread.join(10)
+    thread.join(60)
     assert told.is_set()
 
 
@@ -139,7 +139,7 @@ def test_the_first_failure_stops_the_others() -> None:
 
     def patient(stop: Stop) -> None:
         begun.append("patient")
-        assert failed.wait(10)
+        assert failed.wait(60)
         while True:
             stop.check()
 

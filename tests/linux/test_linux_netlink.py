@@ -250,17 +250,17 @@ def test_malformed_mac_addresses(text: str) -> None:
 
 def test_sysctls_are_written_in_the_threads_namespace(netns: int) -> None:
     """A network sysctl is changed in the namespace that the thread is in, and only there."""
-    with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
+    with open("/proc/sys/net/ipv4/ip_default_ttl", encoding="ascii") as file:
         before = file.read()
-    sockets.inside(netns, lambda: route.set_sysctl("net/ipv4/ip_forward", "1"))
-    sockets.inside(netns, lambda: route.set_sysctl("net/ipv4/ip_forward", "1"))
+    sockets.inside(netns, lambda: route.set_sysctl("net/ipv4/ip_default_ttl", "77"))
+    sockets.inside(netns, lambda: route.set_sysctl("net/ipv4/ip_default_ttl", "77"))
 
     def read() -> str:
-        with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
+        with open("/proc/sys/net/ipv4/ip_default_ttl", encoding="ascii") as file:
             return file.read().strip()
 
-    assert sockets.inside(netns, read) == "1"
-    with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
+    assert sockets.inside(netns, read) == "77"
+    with open("/proc/sys/net/ipv4/ip_default_ttl", encoding="ascii") as file:
         assert file.read() == before
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from orlop.linux import route, sockets
@@ -173,8 +174,18 @@ class Lab:
             if source:
                 sock.bind((source, 0))
             sock.connect((ip, port))
-            sock.sendall(b"hello")
-            return sock.recv(65535)
+            if kind == socket.SOCK_STREAM:
+                sock.sendall(b"hello")
+                return sock.recv(65535)
+            deadline = time.monotonic() + wait
+            while True:  # a datagram may be lost, so that those who send it ask again
+                sock.settimeout(max(0.01, min(2.0, deadline - time.monotonic())))
+                sock.send(b"hello")
+                try:
+                    return sock.recv(65535)
+                except TimeoutError:
+                    if time.monotonic() > deadline:
+                        raise
 
     def ruleset(self) -> str:
         """The host's rules, as nft prints them."""

@@ -10,31 +10,22 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from netlab import HOST, HOST6, PATIENCE
+from patience import until
 
 from orlop.linux import process, route, sockets
 from orlop.network import bridge, children, proxy, publishing
 from orlop.network.flows import Pipe, Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from netlab import Lab
 
 UDP = socket.SOCK_DGRAM
-
-
-def _until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @given(st.lists(st.binary(max_size=50)), st.lists(st.integers(0, 60)))
@@ -256,7 +247,7 @@ def test_the_proxy_ends_with_the_container(lab: Lab) -> None:
     os.close(netns)
     del lab.containers[name]
 
-    _until(lambda: not process.alive(pid, ticks))
+    until(lambda: not process.alive(pid, ticks), "the proxy to end")
     assert os.waitpid(pid, 0)[1] == 0
 
 

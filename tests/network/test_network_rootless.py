@@ -7,13 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from netlab import HOST, PATIENCE
+from netlab import HOST
+from patience import until
 
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.linux import process
@@ -138,10 +138,7 @@ def test_a_user_publishes_ports_and_goes_out(lab: Lab, source: str, program: str
 
         user.communicate()
         assert user.returncode == 0
-    deadline = time.monotonic() + PATIENCE
-    while process.alive(pid, ticks) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not process.alive(pid, ticks)
+    until(lambda: not process.alive(pid, ticks), f"{program} to end")
     assert not os.path.exists(told["pid_file"])
 
 

@@ -27,7 +27,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def quick() -> Options:
     """Options with which failures are soon found out."""
-    return Options(backoff=0.01, attempts=3, connect_timeout=5.0, read_timeout=5.0)
+    return Options(backoff=0.01, attempts=3, connect_timeout=60.0, read_timeout=60.0)
 
 
 @pytest.fixture

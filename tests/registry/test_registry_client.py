@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import free_port
 
 from orlop.errors import ContentMismatch, InvalidArgument, NotFound, Unauthenticated
 from orlop.oci.descriptor import Descriptor
@@ -307,7 +308,8 @@ def test_uploads_survive_a_registry_that_is_restarted(tmp_path: Path, quick: Opt
     content = os.urandom(24_000_000)
     descriptor = Descriptor.of(content, OCI_LAYER)
     client = Client(None, options=quick.replace(attempts=60, backoff=0.01))
-    with serving(root=root, server="uvicorn") as first:
+    # a port that the kernel gives to no client, or one could have it when the second registry wants it
+    with serving(root=root, addr=f"127.0.0.1:{free_port()}", server="uvicorn") as first:
         address = first.address
         killed = threading.Event()
 
@@ -332,9 +334,9 @@ def test_uploads_survive_a_registry_that_is_restarted(tmp_path: Path, quick: Opt
         ref = Reference.parse(f"{address}/restarted:v1")
         worker = threading.Thread(target=lambda: result.append(client.upload(ref, descriptor, opener)))
         worker.start()
-        assert killed.wait(30)
+        assert killed.wait(60)
         with serving(root=root, addr=address, server="uvicorn"):
-            worker.join(60)
+            worker.join(120)  # a machine that starts it slowly makes the client wait twice as long
             assert result == ["uploaded"]
             assert starts[0] == 0
             assert 0 < starts[-1] < len(content)

@@ -149,7 +149,7 @@ def test_a_registry_that_stalls_times_out(quick: Options) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         reply(handler, 200, b"x" * 10, Content_Length=str(len(CONTENT)))
         handler.wfile.flush()
-        done.wait(10)
+        done.wait(60)
         handler.close_connection = True
 
     with Fake(answer) as fake:

@@ -12,10 +12,10 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
+from patience import PATIENCE, until
 
 from orlop.errors import FailedPrecondition, InvalidArgument
 from orlop.oci.descriptor import Descriptor
@@ -29,18 +29,9 @@ from orlop.registry.server.program import ServeRequest
 from orlop.registry.testing import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from orlop.registry.transport import Options
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def children(pid: int) -> list[int]:
@@ -53,7 +44,7 @@ def children(pid: int) -> list[int]:
 
 def answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=5)
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
     try:
         connection.request("GET", "/v2/")
         return connection.getresponse().status == 200
@@ -124,7 +115,7 @@ def test_port_0_and_sigterm(tmp_path: Path, server: str) -> None:
         workers = children(served.process.pid)
         assert served.stop() == 0
         assert not answers(served.address)
-        assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+        until(lambda: not any(_runs(pid) for pid in workers), "the workers to end")
 
 
 @pytest.mark.parametrize("server", ["granian", "uvicorn"])
@@ -134,7 +125,7 @@ def test_requests_in_progress_are_finished(tmp_path: Path, server: str) -> None:
     digest = Digest.of(content)
     with serving(root=str(tmp_path / "root"), server=server) as served:
         host, _, port = served.address.rpartition(":")
-        with contextlib.closing(socket.create_connection((host, int(port)), timeout=20)) as connection:
+        with contextlib.closing(socket.create_connection((host, int(port)), timeout=PATIENCE)) as connection:
             head = f"POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n"
             connection.sendall(head.encode() + content[:2_000_000])
             uploads = tmp_path / "root" / "repositories" / "a" / "_uploads"
@@ -143,7 +134,7 @@ def test_requests_in_progress_are_finished(tmp_path: Path, server: str) -> None:
             threading.Event().wait(0.3)
             connection.sendall(content[2_000_000:])
             assert connection.recv(4096).startswith(b"HTTP/1.1 201")
-        assert served.process.wait(20) == 0
+        assert served.process.wait(PATIENCE) == 0
         assert (tmp_path / "root" / "blobs" / "sha256" / digest.encoded).stat().st_size == len(content)
 
 
@@ -165,7 +156,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
         served.process.kill()
         served.process.wait()
         until(lambda: not any(_runs(pid) for pid in workers))
-        assert not answers(served.address)
+        until(lambda: not answers(served.address))
 
 
 def _runs(pid: int) -> bool:
@@ -180,7 +171,7 @@ def test_a_connection_that_breaks_leaves_a_resumable_upload(tmp_path: Path) -> N
     """What arrived before a client vanished is there to go on from, over a real server."""
     with serving(root=str(tmp_path / "root"), workers=2) as served:
         host, _, port = served.address.rpartition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
         connection.request("POST", "/v2/a/blobs/uploads/")
         answer = connection.getresponse()
         answer.read()
@@ -220,7 +211,7 @@ def test_tls(tmp_path: Path, certificate: Path, quick: Options, server: str) -> 
         assert served.url.startswith("https://")
         context = ssl.create_default_context(cafile=cert)
         host, _, port = served.address.rpartition(":")
-        connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=10)
+        connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=PATIENCE)
         connection.request("GET", "/v2/")
         assert connection.getresponse().status == 200
         connection.close()

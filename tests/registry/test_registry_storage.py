@@ -122,7 +122,7 @@ def test_processes_share_one_folder(storage: FileStorage) -> None:
             put_image(storage, "a", f"p{sys.argv[2]}-{turn}", sys.argv[2].encode())
     """
     workers = [run(code, storage.root, str(number), os.path.dirname(__file__)) for number in range(3)]
-    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert [worker.wait(240) for worker in workers] == [0, 0, 0]
     for worker in workers:
         assert worker.stdout is not None
         worker.stdout.close()

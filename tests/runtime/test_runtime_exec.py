@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from orlop.errors import (
     DeadlineExceeded,
@@ -136,7 +138,7 @@ def test_a_terminal(box: Box, running: Created) -> None:
         os.write(started.terminal, b"typed\n")
         assert execute.wait(started.pid) == 0
         said = b""
-        while select.select([started.terminal], [], [], 0.1)[0]:
+        while select.select([started.terminal], [], [], PATIENCE)[0]:  # it ends with an error: nobody is there any more
             try:
                 said += os.read(started.terminal, 4096)
             except OSError:
@@ -192,9 +194,10 @@ def test_our_interpreter_stays_outside(box: Box, running: Created) -> None:
         kept.append(os.dup(master))
         with open("/proc/thread-self/children") as file:
             for pid in file.read().split():
-                if int(pid) != running.container.pid and "python" in os.readlink(f"/proc/{pid}/exe"):
-                    with open(f"/proc/{pid}/status") as status:
-                        seen.extend(line.split()[1:] for line in status if line.startswith("NSpid:"))
+                with contextlib.suppress(OSError):  # what has ended has no program any more
+                    if int(pid) != running.container.pid and "python" in os.readlink(f"/proc/{pid}/exe"):
+                        with open(f"/proc/{pid}/status") as status:
+                            seen.extend(line.split()[1:] for line in status if line.startswith("NSpid:"))
 
     given_process = box.process | {"args": ["true"], "terminal": True}
     for _ in range(5):

@@ -9,12 +9,12 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE, read_line
 
 from orlop.errors import InvalidArgument
 from orlop.linux import sockets
@@ -36,7 +36,7 @@ class Runtime:
         self.box = box
 
     def __call__(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-        more = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 60} | more
+        more = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": 240} | more
         return subprocess.run([*PROGRAM, "--root", self.box.state_root, *words], check=False, **more)
 
     def create(self, *argv: str) -> str:
@@ -59,21 +59,23 @@ def runtime(box: Box) -> Iterator[Runtime]:
     # created containers lose their maker: we are the one who collects them
     from orlop.linux import process
 
+    before = _children()
     process.set_child_subreaper()
     yield Runtime(box)
     box.close()
     process.set_child_subreaper(False)
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-    except ChildProcessError:
-        return
+    for pid in _children() - before:  # they were killed with their containers
+        os.waitpid(pid, 0)
+
+
+def _children() -> set[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+        return {int(word) for word in file.read().split()}
 
 
 def _collect(pid: int) -> None:
     """End a program of ours and collect it: a PID namespace does not end while one of its zombies waits outside."""
-    if pid > 0:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
@@ -163,10 +165,15 @@ def test_pausing_and_limits(runtime: Runtime) -> None:
 
 def test_events_end_with_the_container(runtime: Runtime) -> None:
     """`events` prints a line at every interval until the container has ended."""
-    name = runtime.create("/bin/sleep", "0.2")
+    name = runtime.create("/bin/sleep", "1000")
     runtime("start", name)
-    lines = runtime("events", "--interval", "50ms", name).stdout.splitlines()
-    assert len(lines) >= 1
+    words = [*PROGRAM, "--root", runtime.box.state_root, "events", "--interval", "50ms", name]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as events:
+        assert events.stdout is not None
+        lines = [events.stdout.readline(), events.stdout.readline()]
+        assert runtime("kill", name, "KILL").returncode == 0
+        lines += events.stdout
+    assert events.returncode == 0
     assert all(json.loads(line)["type"] == "stats" for line in lines)
 
 
@@ -233,28 +240,27 @@ def test_terminals_go_to_the_console_socket(runtime: Runtime, tmp_path: Path) ->
     masters: list[int] = []
 
     def receive() -> None:
-        for _ in range(2):
-            connection, _ = sockets.accept(listener)
-            _, fds = sockets.receive_with_descriptors(connection, 4096)
-            masters.extend(fds)
-            connection.close()
+        connection, _ = sockets.accept(listener)
+        _, fds = sockets.receive_with_descriptors(connection, 4096)
+        masters.extend(fds)
+        connection.close()
 
-    thread = threading.Thread(target=receive)
-    thread.start()
     name = runtime.box.new_id()
     made = runtime(
         "create", "--console-socket", path, "-b", runtime.box.write("/bin/sh", "-c", "tty; sleep 1000"), name
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
+    receive()
     assert runtime("start", name).returncode == 0
-    assert runtime("exec", "-d", "-t", "--console-socket", path, name, "tty").returncode == 0
-    thread.join()
-    assert os.read(masters[0], 100) == b"/dev/pts/0\r\n"
-    assert os.read(masters[1], 100) == b"/dev/pts/1\r\n"
+    pid_file = tmp_path / "pid"
+    words = ("exec", "-d", "-t", "--pid-file", str(pid_file), "--console-socket", path, name, "tty")
+    assert runtime(*words).returncode == 0
+    receive()
+    assert [read_line(master) for master in masters] == [b"/dev/pts/0\r\n", b"/dev/pts/1\r\n"]
     assert runtime("create", "-b", str(runtime.box.bundle), runtime.box.new_id()).returncode == 1
     for fd in masters:
         os.close(fd)  # the program on it ends by SIGHUP, or has ended
-    _collect(-1)
+    _collect(int(pid_file.read_text()))
     listener.close()
 
 
@@ -267,7 +273,7 @@ def _on_a_terminal(words: Sequence[str], typed: bytes) -> tuple[int, bytes]:
     shown = b""
     while True:
         try:
-            data = os.read(master, 4096) if select.select([master], [], [], 30)[0] else b""
+            data = os.read(master, 4096) if select.select([master], [], [], PATIENCE)[0] else b""
         except OSError:
             break
         if not data:
@@ -296,7 +302,7 @@ def test_signals_are_passed_on(runtime: Runtime) -> None:
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"
         running.send_signal(signal.SIGTERM)
-        assert running.wait(30) == 21
+        assert running.wait(PATIENCE) == 21
 
 
 def test_a_killed_creator_leaves_what_can_be_deleted(runtime: Runtime) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import read_line
 
 from orlop.linux import seccomp
 from orlop.runtime import barrier, executable, trampoline, verdicts
@@ -162,7 +163,7 @@ def test_its_terminal() -> None:
             os._exit(0)
     os.waitpid(pid, 0)
     os.close(slave)
-    assert os.read(master, 6) == b"mine\r\n"
+    assert read_line(master) == b"mine\r\n"
     os.close(master)
     assert len(os.read(reader, 100)) == 4
     pid = os.fork()

@@ -9,8 +9,9 @@ import json
 import os
 import platform
 import tarfile
-import time
 from typing import TYPE_CHECKING, TypeAlias
+
+from patience import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -118,12 +119,9 @@ def archive(name: str, document: Mapping[str, object], layers: list[bytes]) -> b
     )
 
 
-def eventually(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
+def eventually(condition: Callable[[], object], what: str) -> None:
     """Wait until the condition holds, or fail with `what`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
+    until(condition, what)
 
 
 # --- programs that make one system call and exit with its errno

@@ -9,6 +9,7 @@ from pathlib import Path
 import attack
 import pytest
 from command import Orlop
+from patience import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -84,5 +85,5 @@ def registry(arena: Orlop, tmp_path: Path) -> Iterator[str]:
         yield address
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(PATIENCE)
         server.stdout.close()

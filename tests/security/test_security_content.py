@@ -361,7 +361,8 @@ def test_bundles_are_private(arena: Orlop, target: str) -> None:
     files += list((folder / "root/containers").rglob("log.json"))
     assert len(files) > 3
     for path in files:
-        assert not path.stat().st_mode & (0o017 if path.name == "log.json" else 0o077), path
+        with contextlib.suppress(FileNotFoundError):  # an earlier container's files may be on their way out
+            assert not path.stat().st_mode & (0o017 if path.name == "log.json" else 0o077), path
 
 
 def test_credentials_are_not_told(arena: Orlop, registry: str, tmp_path: Path) -> None:

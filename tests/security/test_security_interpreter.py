@@ -13,6 +13,7 @@ from pathlib import Path
 import attack
 import pytest
 from command import Orlop
+from patience import until, until_equal
 
 import orlop as api
 
@@ -136,8 +137,7 @@ def test_descriptors(arena: Orlop, target: str, tmp_path: Path) -> None:
     ]
     opened += [os.dup2(opened[0], number) for number in (40, 99, 250, 900)]
     opened += os.pipe()
-    # a child's descriptors are those it was given by the program that we started
-    script = "sleep 9 & ls /proc/$!/fd; kill $!"
+    script = "ls /proc/$$/fd; true"  # the shell's own: what it was given, while `ls` opens more
     try:
         for fd in opened:
             os.set_inheritable(fd, True)
@@ -182,7 +182,7 @@ def test_descriptors_of_a_detached_container(arena: Orlop, tmp_path: Path) -> No
 
         # what a monitor reads while it becomes small it lets go again; what it inherited it would keep
         ours, mine = str(arena.folder), str(tmp_path)
-        attack.eventually(lambda: not foreign(), "the monitor keeps files open")
+        until_equal(foreign, [], "the monitor to let go of files")
     finally:
         os.close(folder)
         arena("rm", "-f", name)
@@ -224,7 +224,7 @@ def test_interpreter_cannot_be_overwritten(
     name = attack.unique("exe")
     arena("run", "-d", "--network", "none", "--cap-add", right, "--name", name, hostile, "/attack")
     try:
-        attack.eventually(lambda: "up" in arena("logs", name), "the attacker did not start")
+        until(lambda: "up" in arena("logs", name), "the attacker to start")
         for _ in range(20):
             done = arena.run("exec", name, "true")
             assert (done.returncode, done.stderr) == (0, "")  # nor can it make a start look failed

@@ -436,7 +436,7 @@ def test_collection_beside_work_loses_nothing(root: Root, spawn: Spawn) -> None:
     """Three processes pull, name and delete four images while two collect: no live content is ever missing."""
     workers = [spawn(WORK, root.path, root.run_path, seed, 120) for seed in range(3)]
     workers += [spawn(COLLECT, root.path, root.run_path, seed, 200) for seed in range(2)]
-    outputs = [worker.communicate(timeout=120) for worker in workers]
+    outputs = [worker.communicate(timeout=240) for worker in workers]
     assert [output for output, _ in outputs] == ["done\n"] * 5, outputs
     check_whole(root)
     for record in root.state.images.all("default"):

@@ -176,7 +176,7 @@ def test_one_writer_a_key(content: ContentStore) -> None:
         thread = threading.Thread(target=second)
         thread.start()
         ingest.commit()
-    thread.join(timeout=30)
+    thread.join(timeout=60)
     assert found == [True]
 
 
@@ -203,7 +203,7 @@ def test_processes_that_bring_the_same_blob_do_not_disturb_each_other(
     for writer in writers:
         assert writer.stdout
         assert writer.stdout.readline() == "ready\n"
-    outputs = [writer.communicate("go\n", timeout=60) for writer in writers]
+    outputs = [writer.communicate("go\n", timeout=240) for writer in writers]
     assert outputs == [("", "")] * 4
     with Root.open(str(root_dir), str(run_dir)) as root:
         assert list(root.content.digests()) == [Digest.of(b"orlop" * 200_000)]

@@ -442,5 +442,5 @@ print(len(won))
 def test_processes_that_want_one_name_get_it_once(root: Root, spawn: Spawn) -> None:
     """Of three processes that add the same 30 names, exactly one gets each."""
     workers = [spawn(ADD, root.path, root.run_path, who) for who in "abc"]
-    assert sum(int(worker.communicate(timeout=60)[0]) for worker in workers) == 30
+    assert sum(int(worker.communicate(timeout=240)[0]) for worker in workers) == 30
     assert len(root.state.containers.all("default")) == 30

@@ -305,7 +305,7 @@ for _ in range(25):
 def test_processes_share_a_database(tmp_path: Path, spawn: Spawn) -> None:
     """Six processes that make, open, change and close the same new database lose nothing and never see it locked."""
     workers = [spawn(COUNT, tmp_path / "x.db") for _ in range(6)]
-    assert [worker.communicate(timeout=120) for worker in workers] == [("", "")] * 6
+    assert [worker.communicate(timeout=240) for worker in workers] == [("", "")] * 6
     database = Database(str(tmp_path / "x.db"), ONE, durable=True)
     assert database.one("SELECT v FROM t") == (str(6 * 25),)
     database.close()
@@ -326,7 +326,7 @@ def test_a_database_survives_a_fork(database: Database) -> None:
     held.wait()
     child = os.fork()
     if child == 0:
-        signal.alarm(30)
+        signal.alarm(240)
         code = 1
         try:
             assert database.query("SELECT v FROM t") == [("parent",)]

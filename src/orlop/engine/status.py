@@ -210,7 +210,7 @@ def _ended_unseen(launch: dict[str, Any], state: dict[str, Any]) -> Status:
 
 def _await_exit_file(root: Root, container: str, launch: dict[str, Any]) -> None:
     """The program is gone and its shim lives: it is about to write the exit record. Wait for that, not for long."""
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + 30.0
     path = f"{run_dir(root, container)}/exit.json"
     while time.monotonic() < deadline and not os.path.exists(path):
         if not process.alive(launch["shim_pid"], launch["shim_ticks"]):

@@ -35,7 +35,7 @@ __all__ = ["PARENT", "Cgroup", "Hierarchy", "Place", "check_path", "default_pare
 # What a container joins where nothing is limited: statistics, pausing, and systemd's own tree, where being left in
 # somebody's service would mean being killed with it.
 _STATISTICS = ("memory", "cpu", "cpuacct", "pids", "blkio", "io", "freezer", "name=systemd")
-_PATIENCE = 2.0  # seconds until giving up on a cgroup that stays busy or does not freeze
+_PATIENCE = 15.0  # seconds until giving up on a cgroup that stays busy or does not freeze
 
 
 class Cgroup:

@@ -37,7 +37,7 @@ def watch():  # the end of standard input: whoever started this is gone, and may
 threading.Thread(target=watch, daemon=True).start()
 serve(ServeRequest(**json.loads(sys.argv[1])), announce=lambda line: print(line, flush=True))
 """
-_STOP_SECONDS = 20
+_STOP_SECONDS = 60
 
 
 class Served:

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _SIGKILL = 9
-_PATIENCE = 10.0  # seconds for a killed container to be gone
+_PATIENCE = 30.0  # seconds for a killed container to be gone
 
 
 def start(container_id: str, *, state_root: str, warn: Callable[[str], None] = ignore) -> None:

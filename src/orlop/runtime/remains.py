@@ -9,7 +9,7 @@ import _signal as signal  # type: ignore[import-not-found]  # `signal` would loa
 import os
 import time
 
-_PATIENCE = 0.1  # seconds in which the dead leave their cgroup after they were reaped
+_PATIENCE = 2.0  # seconds in which the dead leave their cgroup after they were reaped
 
 
 def _tree(directory: str) -> list[str]:

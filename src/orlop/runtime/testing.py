@@ -23,15 +23,19 @@ BUSYBOX = "/bin/busybox"
 _numbers = itertools.count()
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """Poll until `condition` gives something true, and return that. DeadlineExceeded after `seconds`."""
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Poll until `condition` gives something true, and return that. DeadlineExceeded after `seconds`.
+
+    Only a failure waits that long: the time is for machines with more to do than tests.
+    """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while True:
         found = condition()
         if found:
             return found
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"the condition did not come true in {seconds:g} seconds: at last it gave {found!r}")
         time.sleep(0.005)
-    raise DeadlineExceeded(f"the condition did not come true in {seconds:g} seconds")
 
 
 def make_rootfs(path: Path) -> Path:
