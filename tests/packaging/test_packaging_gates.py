@@ -47,6 +47,8 @@ def test_layers_hold(copy: Path) -> None:
         ("build/planted.py", "import orlop.runtime.request"),
         ("network/planted.py", "import ctypes"),
         ("engine/planted.py", "import asyncio"),
+        ("registry/planted.py", "import asyncio"),
+        ("planted.py", "import os"),  # a room that no floor was given
     ],
 )
 def test_planted_violation_fails(copy: Path, module: str, line: str) -> None:
