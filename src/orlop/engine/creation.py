@@ -41,9 +41,10 @@ def create(engine: Engine, request: CreateContainer, report: Report) -> Containe
         container = names.container_id()
         config["mounts"] = [_with_source(engine, mount) for mount in config["mounts"]]
         lease.hold("snapshot", container)
+        with root.state.database.relaxed():  # the commit of the container takes it along
+            engine.snapshotter.prepare(keys, container)
         # What removes itself need not survive a crash of the machine: then nobody is left to run it.
         with root.state.database.relaxed(request.auto_remove):
-            engine.snapshotter.prepare(keys, container)
             record = _add(engine, request, image, config, container)
     journal.record(root, "container", "create", container, {"name": record.name, "image": record.image_name})
     return record
@@ -181,6 +182,7 @@ def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, me
             from orlop.engine import restarting
 
             restarting.call_off(root, record.id)
+    with root.state.database.relaxed():  # should a crash bring it back, it is nobody's: the next collection takes it
         engine.snapshotter.remove(record.id)
     for folder in (status.run_dir(root, record.id), status.data_dir(root, record.id)):
         if os.path.lexists(folder):

@@ -81,19 +81,16 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
     )
 
 
-def discard(root: Root, path: str) -> int:
-    """Remove a file or a tree: at once for all who look for it, whatever happens while it is emptied. Bytes freed.
+def discard(root: Root, path: str) -> None:
+    """Remove a file or a tree: at once for all who look for it, whatever happens while it is emptied.
 
     A path that is gone already is fine. Mount points inside must be unmounted before: Internal with the path.
     """
     left: list[str] = []
-    trashed = _to_trash(root, path, left)
-    size = _Space().of(trashed) if trashed else 0
-    if trashed:
+    if trashed := _to_trash(root, path, left):
         _remove(trashed, left)
     if left:
         raise Internal(left[0], hint="it goes with the next collection, unless something is still mounted in it")
-    return size
 
 
 class _Needed:
