@@ -70,12 +70,19 @@ _FISH = r"""# fish completion of orlop: keep it as ~/.config/fish/completions/or
 function __orlop_complete
     set -l words (commandline -opc)
     set -l current (commandline -ct)
+    # after --option= the path begins behind the sign
+    set -l option (string match -r -- '^--[^=]+=' "$current")
+    set -l path (string replace -r -- '^--[^=]+=' '' "$current")
     for line in (orlop internal complete -- $words[2..-1] "$current" 2>/dev/null)
         switch $line
             case ':file'
-                __fish_complete_path "$current"
+                for one in (__fish_complete_path "$path")
+                    echo "$option$one"
+                end
             case ':dir'
-                __fish_complete_directories "$current"
+                for one in (__fish_complete_directories "$path")
+                    echo "$option$one"
+                end
             case '*'
                 echo $line
         end
