@@ -25,7 +25,8 @@ from orlop.build.select import fingerprint, select
 from orlop.build.steps import CopyStep
 from orlop.build.transfer import Target, manner_of
 from orlop.build.tree import Tree
-from orlop.errors import FailedPrecondition, InvalidArgument, OrlopError
+from orlop.errors import FailedPrecondition, InvalidArgument, OrlopError, ResourceExhausted
+from orlop.layers import compress
 from orlop.oci.platform import Platform
 
 if TYPE_CHECKING:
@@ -427,6 +428,43 @@ def test_add_copies_what_is_no_archive(bench: Bench) -> None:
     bench.copy("ADD --unpack=false real.tar /d/")
 
     assert bench.files() == ["d/real.tar", "d/x.gz", "d/x.tar"]
+
+
+def test_add_refuses_bombs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an archive expands to is bounded by its size, and a file in it by what a layer may hold."""
+    monkeypatch.setattr(compress, "_RATIO_FROM", 1 << 20)  # bombs below a gigabyte are let through else
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as file:
+        entry = tarfile.TarInfo("zeros")
+        entry.size = 16 << 20
+        file.addfile(entry, io.BytesIO(bytes(entry.size)))
+    (bench.context / "bomb.tar").write_bytes(zstandard.ZstdCompressor().compress(packed.getvalue()))
+    with pytest.raises(ResourceExhausted, match="times its size"):
+        bench.copy("ADD bomb.tar /d/")
+
+    huge = io.BytesIO()
+    with tarfile.open(fileobj=huge, mode="w", format=tarfile.PAX_FORMAT) as file:
+        entry = tarfile.TarInfo("huge")
+        entry.size = 4
+        entry.pax_headers = {
+            "GNU.sparse.size": str((1 << 63) - 1),
+            "GNU.sparse.numblocks": "1",
+            "GNU.sparse.map": "0,4",
+        }
+        file.addfile(entry, io.BytesIO(b"data"))
+    (bench.context / "huge.tar").write_bytes(huge.getvalue())
+    with pytest.raises(ResourceExhausted, match="more than a whole layer"):
+        bench.copy("ADD huge.tar /e/")
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_something_else() -> None:
+    """An I/O error while looking for an archive is that error, and not the answer that there is no archive."""
+    fd = os.open("/proc/self/mem", os.O_RDONLY)  # its first page is not mapped: reads give EIO
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            archives._is_archive(fd)
+    finally:
+        os.close(fd)
 
 
 def test_an_archive_cannot_write_outside(bench: Bench, tmp_path: Path) -> None:

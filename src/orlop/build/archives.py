@@ -7,8 +7,9 @@ import stat
 from posixpath import dirname, join, normpath
 
 from orlop.build.transfer import clear
-from orlop.errors import DataLoss, InvalidArgument
+from orlop.errors import DataLoss, InvalidArgument, ResourceExhausted
 from orlop.layers import compress, tar
+from orlop.layers.apply import Limits
 from orlop.layers.tar import chunks_of
 from orlop.layers.tarentry import BLOCK_DEVICE, CHAR, DIRECTORY, FIFO, FILE, HARDLINK, SYMLINK
 from orlop.linux import owners, safepath
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from orlop.layers.tarentry import Entry
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIMITS = Limits()  # as for a layer: an archive in a context may be somebody else's
 _KINDS = {CHAR: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
 
 
@@ -57,18 +59,18 @@ def _unpacked(path: str, node: Node, tree: Tree, target: Target, destination: st
 
 
 def _is_archive(fd: int) -> bool:
-    """Whether a tar header can be read, after decompression if the first bytes ask for one."""
+    """Whether a tar header can be read, after decompression if the first bytes ask for one. OSError for a bad disk."""
     try:
         first = next(iter(tar.read(_chunks(fd))), None)
-    except (DataLoss, OSError, EOFError):
+    except DataLoss:
         return False
     return first is not None
 
 
 def _chunks(fd: int) -> Iterator[bytes]:
-    """The file from its start, decompressed."""
+    """The file from its start, decompressed; ResourceExhausted for a bomb."""
     os.lseek(fd, 0, os.SEEK_SET)
-    return compress.plain(chunks_of(fd))
+    return compress.plain(chunks_of(fd), max_bytes=_LIMITS.max_bytes, max_ratio=_LIMITS.max_ratio)
 
 
 class _Extraction:
@@ -83,6 +85,11 @@ class _Extraction:
         name = normpath("/" + entry.name).lstrip("/")
         if not name:
             return
+        if entry.size > _LIMITS.max_bytes:
+            raise ResourceExhausted(
+                f"the archive's {entry.name!r} has {entry.size} bytes, more than a whole layer may",
+                hint="it may be hostile: ADD --unpack=false copies the archive as it is",
+            )
         folder, _, last = name.rpartition("/")
         parent = self._folder(folder)
         try:

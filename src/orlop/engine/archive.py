@@ -4,7 +4,8 @@ What `save` writes is an OCI image layout (image-spec, image-layout.md) with, un
 docker's manifest.json beside it: docker, podman, skopeo and containerd all read it. Blobs are copied as they are.
 
 `load` reads that, and docker's older layout (a folder a layer), compressed or not. The archive is read once, in
-whatever order its members come; each member's content is verified where it has a digest for a name.
+whatever order its members come; each member's content is verified where it has a digest for a name. What it may cost
+is bounded as for a layer, because who wrote it is not known.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import posixpath
 from orlop.engine import journal
 from orlop.engine.storage import check_blobs, image_record, unpack_image
 from orlop.engine.transfer import choose, keep_blob, sized
-from orlop.errors import ContentMismatch, DataLoss, InvalidArgument, NotFound
+from orlop.errors import ContentMismatch, DataLoss, InvalidArgument, NotFound, ResourceExhausted
 from orlop.events import Event
 from orlop.layers import compress, tar
-from orlop.oci import jsontext, mediatype
+from orlop.layers.apply import Limits
+from orlop.oci import dockerarchive, jsontext, mediatype
 from orlop.oci.descriptor import Descriptor
 from orlop.oci.digest import Digest
 from orlop.oci.image import ImageConfig
@@ -27,7 +29,7 @@ from orlop.oci.reference import Reference
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
     from orlop.engine.core import Engine
     from orlop.engine.requests import Load, Save
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 1 << 20
 _SMALL = 4 << 20  # bytes; no manifest, index or manifest.json is larger
+_NESTED = 4  # indexes inside each other; buildx writes two
+_HOSTILE = "it may be hostile: load what save wrote"
 _REF_NAME = "org.opencontainers.image.ref.name"  # image-spec, annotations.md
 _CONTAINERD_NAME = "io.containerd.image.name"  # what containerd and docker add, with the whole name
 
@@ -51,7 +55,7 @@ def save(engine: Engine, request: Save, write: Callable[[Buffer], object]) -> No
     archive = tar.Writer(write)
     written: set[str] = set()
     index: list[Descriptor] = []
-    docker: list[dict[str, Any]] = []
+    docker: list[dockerarchive.SavedImage] = []
     with engine.root.lease() as lease:
         for record, names in chosen:
             manifest = parse(content.read(record.manifest), record.media_type)
@@ -64,15 +68,15 @@ def save(engine: Engine, request: Save, write: Callable[[Buffer], object]) -> No
             entry = manifest.descriptor.replace(platform=None)
             index += [entry.replace(annotations=_naming(name)) for name in names] or [entry]
             docker.append(
-                {
-                    "Config": _blob_path(manifest.config.digest),
-                    "RepoTags": [name.familiar for name in names] or None,
-                    "Layers": [_blob_path(layer.digest) for layer in manifest.layers],
-                }
+                dockerarchive.SavedImage(
+                    config=_blob_path(manifest.config.digest),
+                    layers=tuple(_blob_path(layer.digest) for layer in manifest.layers),
+                    names=tuple(names),
+                )
             )
         _add_text(archive, "index.json", Index.build(manifests=index).raw)
         if request.format == "docker-archive":
-            _add_text(archive, "manifest.json", jsontext.dumps(docker))
+            _add_text(archive, dockerarchive.NAME, dockerarchive.build(docker))
         _add_text(archive, "oci-layout", jsontext.dumps({"imageLayoutVersion": "1.0.0"}))
         archive.close()
 
@@ -139,16 +143,21 @@ class _Member:
 class _Archive:
     """The members of an archive, ingested under a lease."""
 
-    def __init__(self, engine: Engine, lease: Lease) -> None:
+    def __init__(self, engine: Engine, lease: Lease, limits: Limits) -> None:
         self._engine = engine
         self._lease = lease
+        self._limits = limits
         self.members: dict[str, _Member] = {}
         self._links: dict[str, str] = {}
 
     def read(self, stream: BinaryIO) -> None:
-        """Take in the whole archive."""
+        """Take in the whole archive. ResourceExhausted once it costs more than the limits allow."""
+        limits = self._limits
         chunks = iter(lambda: stream.read(_BLOCK), b"")
-        for entry in tar.read(compress.plain(chunks)):
+        plain = compress.plain(chunks, max_bytes=limits.max_bytes, max_ratio=limits.max_ratio)
+        for count, entry in enumerate(tar.read(plain), 1):
+            if count > limits.max_entries > 0:
+                raise ResourceExhausted(f"the archive has more than {limits.max_entries} entries", hint=_HOSTILE)
             name = posixpath.normpath(entry.name.lstrip("/"))
             if entry.kind == tar.FILE:
                 self._take(name, entry)
@@ -161,6 +170,15 @@ class _Archive:
 
     def _take(self, name: str, entry: tar.Entry) -> None:
         """Ingest one file. One that is named by its digest must have that content."""
+        if entry.extents is not None:
+            raise InvalidArgument(
+                f"{entry.name!r} is a sparse file, which no image's archive has",
+                hint="pack the archive again without --sparse",
+            )
+        if entry.size > self._limits.max_bytes > 0:
+            raise ResourceExhausted(
+                f"{entry.name!r} has {entry.size} bytes, more than a whole archive may", hint=_HOSTILE
+            )
         content = self._engine.root.content
         parts = name.split("/")
         expected = None
@@ -168,7 +186,8 @@ class _Archive:
             expected = Descriptor(media_type="", digest=Digest.parse(f"{parts[1]}:{parts[2]}"), size=entry.size)
             self._lease.hold("blob", expected.digest)
             if expected.digest in content:
-                self.members[name] = _Member(expected.digest, entry.size, content.open(expected.digest).read(16))
+                with content.open(expected.digest) as blob:
+                    self.members[name] = _Member(expected.digest, entry.size, blob.read(16))
                 return
         head = b""
         with content.begin(f"load-{self._lease.id}-{len(self.members)}", resume=False) as ingest:
@@ -190,18 +209,25 @@ class _Archive:
             name = self._links[name]
         return None
 
-    def json(self, name: str) -> Any:
-        """A small JSON member; None if it is not there."""
+    def text(self, name: str) -> bytes | None:
+        """A small member's content; None if it is not there."""
         member = self.find(name)
-        if member is None:
-            return None
-        return jsontext.loads(self._engine.root.content.read(member.digest, limit=_SMALL), what=name)
+        return None if member is None else self._engine.root.content.read(member.digest, limit=_SMALL)
 
 
-def load(engine: Engine, request: Load, stream: BinaryIO, report: Report) -> tuple[str, ...]:
-    """Read an archive from `stream`; returns the familiar names it brought, or the id of an image without one."""
+def load(
+    engine: Engine,
+    request: Load,
+    stream: BinaryIO,
+    report: Report,
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+) -> tuple[str, ...]:
+    """Read an archive from `stream`; returns the familiar names it brought, or the id of an image without one.
+
+    ResourceExhausted where the archive (expanded), a member or the number of its members passes `limits`.
+    """
     with engine.root.lease() as lease:
-        archive = _Archive(engine, lease)
+        archive = _Archive(engine, lease, limits)
         archive.read(stream)
         found = list(_images(engine, archive, request, lease))
         if not found:
@@ -226,11 +252,10 @@ def _images(
     engine: Engine, archive: _Archive, request: Load, lease: Lease
 ) -> Iterator[tuple[Manifest, list[Reference]]]:
     """The images of an archive with their names. An OCI index wins; docker's manifest.json adds names to it."""
-    listed = archive.json("manifest.json") or []
-    names_by_config = {
-        member.digest: [Reference.parse(name) for name in image.get("RepoTags") or ()]
-        for image in listed
-        if (member := archive.find(posixpath.normpath(image["Config"])))
+    table = archive.text(dockerarchive.NAME)
+    listed = () if table is None else dockerarchive.parse(table)
+    names_by_config: dict[str, tuple[Reference, ...]] = {
+        member.digest: image.names for image in listed if (member := archive.find(posixpath.normpath(image.config)))
     }
     index = archive.find("index.json")
     if index is None:
@@ -248,23 +273,25 @@ def _images(
             named.append(Reference.parse(text))
     for digest, named in names.items():
         manifest = _manifest(engine, Digest.parse(digest), request)
-        known = names_by_config.get(manifest.config.digest, [])
+        known = names_by_config.get(manifest.config.digest, ())
         yield manifest, list(dict.fromkeys([*named, *known]))
 
 
 def _manifest(engine: Engine, digest: Digest, request: Load) -> Manifest:
-    found = parse(engine.root.content.read(digest, limit=_SMALL))
-    if isinstance(found, Index):
-        return _manifest(engine, choose(found, request.platform, digest).digest, request)
-    return found
+    for _ in range(_NESTED):
+        found = parse(engine.root.content.read(digest, limit=_SMALL))
+        if isinstance(found, Manifest):
+            return found
+        digest = choose(found, request.platform, digest).digest
+    raise InvalidArgument(f"the archive has more than {_NESTED} indexes inside each other", hint="save the image again")
 
 
 def _from_docker(
-    engine: Engine, archive: _Archive, image: dict[str, Any], lease: Lease
+    engine: Engine, archive: _Archive, image: dockerarchive.SavedImage, lease: Lease
 ) -> tuple[Manifest, list[Reference]]:
     """One entry of docker's manifest.json, as an OCI manifest of our own making."""
-    config = archive.find(posixpath.normpath(image["Config"]))
-    layers = [archive.find(posixpath.normpath(path)) for path in image["Layers"]]
+    config = archive.find(posixpath.normpath(image.config))
+    layers = [archive.find(posixpath.normpath(path)) for path in image.layers]
     if config is None or None in layers:
         raise DataLoss("the archive's manifest.json names members that are not there", hint="save the image again")
     manifest = Manifest.build(
@@ -272,4 +299,4 @@ def _from_docker(
         layers=[layer.layer() for layer in layers if layer],
     )
     keep_blob(engine, lease, manifest.descriptor, [manifest.raw])
-    return manifest, [Reference.parse(name) for name in image.get("RepoTags") or ()]
+    return manifest, list(image.names)
