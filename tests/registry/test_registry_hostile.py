@@ -27,10 +27,11 @@ from orlop.oci.descriptor import Descriptor
 from orlop.oci.digest import Digest
 from orlop.oci.mediatype import OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from orlop.oci.reference import Reference
-from orlop.registry import endpoints, failures
+from orlop.registry import endpoints, failures, headers
 from orlop.registry.client import Client
 from orlop.registry.credentials import Keychain
 from orlop.registry.testing import Fake, drain, image, reply
+from orlop.registry.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -393,6 +394,34 @@ def test_pages_in_circles_end(client: Client) -> None:
     """A list that leads back to itself is read once."""
     with Fake(pages) as fake:
         assert client.tags(at(fake)) == ["v1"]
+
+
+def test_lists_do_not_go_on_elsewhere() -> None:
+    """The next page of a list is looked for at the same registry, whichever host its Link names."""
+    asked: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        link = '<http://169.254.169.254/latest/meta-data?x=1>; rel="next"' if len(asked) == 1 else ""
+        reply(handler, 200, b'{"tags":["v1"]}', Link=link)
+
+    client = Client(None)
+    with Fake(answer) as fake:
+        assert client.tags(at(fake)) == ["v1", "v1"]
+    client.close()
+    assert asked[1] == "/latest/meta-data?x=1"
+    for target in ("https://evil//evil/x", "//evil/x", "https://evil", "file:///etc/passwd"):
+        assert headers.next_link(f'<{target}>; rel="next"') in {"/evil/x", "/x", "/", "/etc/passwd"}
+
+
+@pytest.mark.parametrize("path", ["http://r.example/up", "file:///etc/passwd", "http://169.254.169.254/"])
+def test_uploads_stay_encrypted(path: str) -> None:
+    """Where a TLS registry says that an upload goes on is judged like a redirect: not in the clear, not another scheme."""
+    client = Client(None)
+    transport = client._transport("r.example")  # nothing is sent: the address is refused before
+    with pytest.raises(FailedPrecondition, match="not encrypted"):
+        transport.request(Request(method="PATCH", path=path))
+    client.close()
 
 
 @given(

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE, read_line
 
-from orlop.errors import InvalidArgument
+from orlop.errors import InvalidArgument, PermissionDenied
 from orlop.linux import sockets
-from orlop.runtime import execwords, lifecycle
+from orlop.runtime import execwords, health, lifecycle, program
 from orlop.runtime.arguments import Shape, parse
 from orlop.runtime.testing import Box, until
 
@@ -380,3 +380,31 @@ def test_suffixes() -> None:
         3 << 10,
         -1,
     ]
+
+
+def test_state_is_not_kept_where_others_write(tmp_path: Path) -> None:
+    """A folder in /tmp that somebody else has made, or may change, is not used for the states of containers."""
+    ours, link, open_to_all, foreign = (str(tmp_path / name) for name in ("ours", "link", "open", "foreign"))
+    program._claim(ours)
+    program._claim(ours)
+    assert os.stat(ours).st_mode & 0o777 == 0o700
+    os.symlink(ours, link)
+    os.mkdir(open_to_all)
+    os.chmod(open_to_all, 0o777)
+    os.mkdir(foreign, 0o700)
+    os.chown(foreign, 54321, 54321)
+    for folder in (link, open_to_all, foreign):
+        with pytest.raises(PermissionDenied, match="not a folder of ours alone"):
+            program._claim(folder)
+
+
+def test_probes_leave_the_host_some_time() -> None:
+    """An image's health check with an interval of next to nothing rests as long as its probe took, at most a second."""
+    for took, rest in ((1000, 1000), (300_000_000, 300_000_000), (60_000_000_000, 1_000_000_000)):
+        given = {"argv": ["/bin/true"], "env": {}, "interval": 1, "start_interval": 1, "start_period": 0, "retries": 3}
+        watch = health.Health(given | {"timeout": 1_000_000_000}, 0)
+        watch.tick(10, 10)
+        pid = watch.pid
+        os.waitpid(pid, 0)
+        watch.ended(0, 10 + took, 10 + took)
+        assert watch.next_time == 10 + took + rest

@@ -101,6 +101,14 @@ class Perform:
 
     def _run(self, step: RunStep, snapshot: Snapshot) -> None:
         session = self.session
+        wanted = session.request
+        if step.network == "host" and wanted.network != "host" and not wanted.host_network:
+            raise DockerfileError(
+                "this RUN wants the host's network, where it can reach what only this machine may",
+                source=step.source,
+                span=step.instruction.span,
+                hint="if you trust this Dockerfile: orlop build --allow network.host",
+            )
 
         def onward(data: bytes) -> None:
             session.check_stopped()

@@ -38,8 +38,9 @@ class BuildRequest(Value):
 
     `context` is a folder ("" for none). `dockerfile` is a path; "" looks for Dockerfile, then Containerfile, in the
     context. `dockerfile_text` is used instead of a file's content. `platform` None means this machine's. `secrets` are
-    contents by id. `network` is what RUN gets unless it says otherwise. `compression` of layers is "gzip", "zstd" or
-    "none".
+    contents by id. `network` is what RUN gets unless it says otherwise; the host's own it may only ask for with
+    `host_network` (BuildKit's entitlement network.host), or where that is the default. `compression` of layers is
+    "gzip", "zstd" or "none".
     """
 
     context: str
@@ -53,6 +54,7 @@ class BuildRequest(Value):
     no_cache_stages: tuple[str, ...] = ()
     secrets: dict[str, bytes] = jsontext.EMPTY
     network: str = "default"
+    host_network: bool = False
     compression: str = "gzip"
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orlop.cli import units
 from orlop.cli.command import Command
 from orlop.cli.options import Option
+from orlop.cli.session import display
 from orlop.cli.tables import aligned, unescaped
 
 TYPE_CHECKING = False
@@ -24,12 +25,12 @@ def _print_one(value: Mapping[str, Any], template: str) -> None:
     if template == "json":
         from orlop.oci import jsontext
 
-        print(jsontext.dumps(value).decode())
+        display(jsontext.dumps(value).decode() + "\n")
         return
     from orlop.cli.golang import typed
     from orlop.cli.templates import Template
 
-    print(Template(unescaped(template)).execute(typed(dict(value))))
+    display(Template(unescaped(template)).execute(typed(dict(value))) + "\n", template)
 
 
 def _version(session: Session, given: Given) -> int:  # noqa: ARG001  # the shape of every command
@@ -110,7 +111,7 @@ def _events(session: Session, given: Given) -> int:
         if template:
             _print_one(event if template == "json" else fields(event), template)
         else:
-            print(line(event))
+            display(line(event) + "\n")
         # whoever reads wants to know now
         print(end="", flush=True)
     return 0

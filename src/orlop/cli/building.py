@@ -51,6 +51,7 @@ def request(given: Given, environ: Mapping[str, str]) -> Build:
         secrets=tuple(_secret(entry) for entry in given.list("secret")),
         add_hosts=given.list("add-host"),
         memory=given.number("memory"),
+        allow=given.list("allow"),
     )
 
 
@@ -106,6 +107,9 @@ BUILD = Command(
     usage="PATH | -",
     options=(
         Option("add-host", "", "list", "HOST:IP", "Add a line to /etc/hosts of the RUN steps"),
+        Option(
+            "allow", "", "list", "ENTITLEMENT", "Let the Dockerfile have it: network.host, the host's network in RUN"
+        ),
         Option("build-arg", "", "list", "NAME[=VALUE]", "Set an ARG; without a value: as the variable is here"),
         Option(
             "file",

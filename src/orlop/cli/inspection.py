@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orlop.cli.command import Command
 from orlop.cli.options import Option
-from orlop.cli.session import tell
+from orlop.cli.session import display, tell
 from orlop.errors import OrlopError
 
 TYPE_CHECKING = False
@@ -44,9 +44,9 @@ def _print(found: list[Any], template: str) -> None:
     from orlop.oci import jsontext
 
     if not template:
-        print(jsontext.pretty(found))
+        display(jsontext.pretty(found) + "\n")
     elif template == "json":
-        print(jsontext.dumps(found).decode())
+        display(jsontext.dumps(found).decode() + "\n")
     elif found:
         from orlop.cli.golang import typed
         from orlop.cli.tables import unescaped
@@ -54,7 +54,7 @@ def _print(found: list[Any], template: str) -> None:
 
         parsed = Template(unescaped(template))
         for one in found:
-            print(parsed.execute(typed(one)))
+            display(parsed.execute(typed(one)) + "\n", template)
 
 
 def _command(kind: str, example: tuple[str, str], *, size: bool = False) -> Command:

@@ -9,6 +9,7 @@ from orlop.cli.command import Command
 from orlop.cli.golang import quoted
 from orlop.cli.listoptions import FILTER, FORMAT, NO_TRUNC, filters, label_of, labels_text
 from orlop.cli.options import Option
+from orlop.cli.session import display
 from orlop.cli.tables import Table, aligned, show
 from orlop.engine.requests import ListContainers
 from orlop.errors import NotFound
@@ -112,7 +113,7 @@ def _top(session: Session, given: Given) -> int:
         return 0
     columns = list(rows[0])
     cells = [[str(row[column]) for column in columns] for row in rows]
-    print(aligned([columns, *cells]), end="")
+    display(aligned([columns, *cells]))
     return 0
 
 

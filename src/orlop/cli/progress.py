@@ -11,6 +11,7 @@ import time
 from _thread import allocate_lock  # threading costs 2 ms more, for a lock
 
 from orlop.cli import units
+from orlop.cli.session import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,13 +103,14 @@ class Progress:
             lines = [] if self._quiet else self._steps.end(failed=failed, live=self._screen is not None)
             self._going.clear()
             if self._screen is not None:
-                self._screen.draw(lines, [], now=True)
+                self._screen.draw([printable(line) for line in lines], [], now=True)
             else:
                 self._say(lines)
 
     def _say(self, lines: list[str], stream: int = -1) -> None:
+        lines = [printable(line) for line in lines]  # registries and Dockerfiles have their words in there
         if self._screen is not None:
-            self._screen.draw(lines, self._block())
+            self._screen.draw(lines, [printable(line) for line in self._block()])
         elif lines:
             _write(self._stream if stream < 0 else stream, "".join(f"{line}\n" for line in lines))
 

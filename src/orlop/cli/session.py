@@ -144,17 +144,25 @@ class Reporting:
 def tell(error: OrlopError) -> None:
     """An error for a person, on standard error."""
     sys.stdout.flush()
-    print(f"orlop: {_printable(error.message)}", file=sys.stderr)
+    print(f"orlop: {printable(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"  hint: {_printable(error.hint)}", file=sys.stderr)
+        print(f"  hint: {printable(error.hint)}", file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """Something a person should know, on standard error."""
     sys.stdout.flush()
-    print(f"WARNING: {_printable(text)}", file=sys.stderr)
+    print(f"WARNING: {printable(text)}", file=sys.stderr)
 
 
-def _printable(text: str) -> str:
+def display(text: str, template: str = "") -> None:
+    """Print what was found in images, labels or events; on a terminal without what that would act on.
+
+    Whoever wrote such marks into the `template` himself wants the terminal to act, and gets everything as it is.
+    """
+    print(printable(text) if sys.stdout.isatty() and printable(template) == template else text, end="")
+
+
+def printable(text: str) -> str:
     """Without what a terminal would act on: names and reasons come from images and registries, too."""
     return text if text.isprintable() else "".join(one if one.isprintable() or one in "\n\t" else "?" for one in text)

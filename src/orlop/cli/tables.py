@@ -6,6 +6,8 @@ cells at least 10 wide, 3 blanks between them, the last cell of a line unpadded.
 
 from __future__ import annotations
 
+from orlop.cli.session import display
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +38,7 @@ def show(table: Table, rows: Iterable[Mapping[str, Any]], given: Given) -> None:
     """Print rows as `--format` and `-q` say."""
     template = given.text("format") if "format" in given.values else ""
     quiet = "quiet" in given.values and given.flag("quiet") and (not template or template == "table")
-    print(render(table, rows, template, quiet=quiet), end="")
+    display(render(table, rows, template, quiet=quiet), template)
 
 
 def render(table: Table, rows: Iterable[Mapping[str, Any]], template: str = "", *, quiet: bool = False) -> str:

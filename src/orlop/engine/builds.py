@@ -92,6 +92,7 @@ class Builds:
             no_cache=request.no_cache,
             secrets=dict(_secret(text) for text in request.secrets),
             network=request.network or "default",
+            host_network=_host_network(request.allow),
         )
 
     def _resolver(self, request: Build, report: Report) -> Resolve:
@@ -159,3 +160,11 @@ def _secret(text: str) -> tuple[str, bytes]:
             return name, file.read()
     except OSError as error:
         raise NotFound(f"secret {name}: {source} cannot be read: {error.strerror}") from error
+
+
+def _host_network(allowed: tuple[str, ...]) -> bool:
+    """Whether RUN may use the host's network, by BuildKit's names of entitlements."""
+    for name in allowed:
+        if name != "network.host":
+            raise InvalidArgument(f"--allow {name!r} is nothing that can be allowed", hint="network.host is")
+    return bool(allowed)

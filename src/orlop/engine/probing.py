@@ -20,6 +20,7 @@ _INTERVAL = 30_000_000_000  # nanoseconds, docker's defaults from here on
 _TIMEOUT = 30_000_000_000
 _RETRIES = 3
 _START_INTERVAL = 5_000_000_000
+_LEAST = 1_000_000  # what options must keep to; an image's own numbers are bounded by it, too
 
 
 def probe_of(engine: Engine, record: ContainerRecord, process: dict[str, Any]) -> HealthProbe | None:
@@ -30,18 +31,18 @@ def probe_of(engine: Engine, record: ContainerRecord, process: dict[str, Any]) -
     kind, *argv = check["Test"]
     if kind == "CMD-SHELL":
         argv = [*record.config["shell"], *argv]
-    timeout = check.get("Timeout") or _TIMEOUT
+    timeout = max(check.get("Timeout") or _TIMEOUT, _LEAST)
     path = f"{status.run_dir(engine.root, record.id)}/{_FILE}"
     status.write_json(path, {"process": process | {"terminal": False, "args": argv}, "timeout": timeout / 1e9})
     settings = engine.settings
     where = ("--root", settings.root, "--run-root", settings.run_root)
     return HealthProbe(
         argv=(*settings.program, *where, "internal", "probe", record.namespace, record.id),
-        interval=check.get("Interval") or _INTERVAL,
+        interval=max(check.get("Interval") or _INTERVAL, _LEAST),
         timeout=timeout,
         retries=check.get("Retries") or _RETRIES,
         start_period=check.get("StartPeriod") or 0,
-        start_interval=check.get("StartInterval") or _START_INTERVAL,
+        start_interval=max(check.get("StartInterval") or _START_INTERVAL, _LEAST),
         changed_argv=(*settings.program, *where, "internal", "health", record.namespace, record.id),
     )
 

@@ -103,6 +103,7 @@ class Build(Value):
     secrets: tuple[str, ...] = ()  # "id=...,src=..."
     add_hosts: tuple[str, ...] = ()
     memory: int = 0
+    allow: tuple[str, ...] = ()  # entitlements of the Dockerfile: "network.host"
 
 
 class Limits(Value):

@@ -43,7 +43,10 @@ class Volumes:
         pairs = dict(text.partition("=")[::2] for text in labels)
         if anonymous:
             pairs[_ANONYMOUS] = ""
-        os.makedirs(self.path(name), mode=0o755, exist_ok=True)
+        path = self.path(name)
+        if not os.path.isdir(path):
+            os.makedirs(path, mode=0o755, exist_ok=True)
+            os.chmod(path, 0o755)  # noqa: S103  # whatever our umask: its users are the container's; no others get there
         record = {"name": name, "labels": pairs, "created": _now(), "filled": False}
         self._engine.root.state.volumes.put(self._namespace, name, record)
         journal.record(self._engine.root, "volume", "create", name, {"driver": "local"})

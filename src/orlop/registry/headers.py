@@ -76,7 +76,10 @@ def _value(text: str, at: int) -> tuple[str, int]:
 
 
 def next_link(text: str) -> str:
-    """The target of the link with rel="next" in a Link header; "" without one."""
+    """The target of the link with rel="next" in a Link header, as a path of the same registry; "" without one.
+
+    A host in it is left out: no list goes on somewhere else, and a registry shall not choose what we connect to.
+    """
     at = 0
     while (start := text.find("<", at)) >= 0 and (end := text.find(">", start)) >= 0:
         following = text.find("<", end)
@@ -84,9 +87,17 @@ def next_link(text: str) -> str:
         for parameter in parameters.rstrip(" \t,").split(";"):
             name, _, value = parameter.strip().partition("=")
             if name.strip().lower() == "rel" and "next" in value.strip().strip('"').lower().split():
-                return text[start + 1 : end]
+                return _without_host(text[start + 1 : end].strip())
         at = end
     return ""
+
+
+def _without_host(target: str) -> str:
+    scheme, marks, rest = target.partition("//")
+    if not marks or "/" in scheme or "?" in scheme:
+        return target
+    path = rest[rest.find("/") :] if "/" in rest else ""
+    return "/" + path.lstrip("/")
 
 
 def end_of_range(text: str) -> int | None:

@@ -288,7 +288,10 @@ class Transport:
         """
         from urllib.parse import urljoin
 
+        plain = self._listed or self._loopback
         url = urljoin(base, request.path)
+        if not _same_host(url, base):  # where an upload goes on, say: its registry chose that as it chooses redirects
+            url = endpoints.redirected(base, url, plain_is_fine=plain)
         for _ in range(_REDIRECTS + 1):
             headers = dict(request.headers)
             if authorization and _same_host(url, base):
@@ -300,7 +303,7 @@ class Transport:
             if response.status < 307 and request.method not in ("GET", "HEAD"):
                 return response, url
             _drop(response)
-            url = endpoints.redirected(url, location, plain_is_fine=self._listed or self._loopback)
+            url = endpoints.redirected(url, location, plain_is_fine=plain)
         raise FailedPrecondition(f"{self.registry} redirects in circles: {_REDIRECTS} times for one request")
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], body: Any) -> BaseHTTPResponse:

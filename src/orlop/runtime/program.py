@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import time
 
-from orlop.errors import InvalidArgument, OrlopError, Unimplemented
+from orlop.errors import InvalidArgument, OrlopError, PermissionDenied, Unimplemented
 from orlop.oci import jsontext
 from orlop.runtime import commands, errors, execwords
 from orlop.runtime.arguments import Shape, parse
@@ -134,8 +135,25 @@ def _state_root(given: Words) -> str:
         return os.path.abspath(given.one("root"))
     if os.geteuid() == 0:
         return "/run/orlop-runtime"
-    folder = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/orlop-runtime-{os.geteuid()}"  # noqa: S108  # made 0711, ours
+    folder = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not folder:
+        folder = f"/tmp/orlop-runtime-{os.geteuid()}"  # noqa: S108  # checked to be ours, whoever made it
+        _claim(folder)
     return f"{folder}/orlop-runtime"
+
+
+def _claim(folder: str) -> None:
+    """Make a folder where everybody may make folders; PermissionDenied for one that somebody else may change."""
+    try:  # noqa: SIM105  # contextlib is not loaded for every call of a runtime
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        pass  # judged like a new one
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionDenied(
+            f"{folder}, where the states of containers would lie, is not a folder of ours alone",
+            hint="set XDG_RUNTIME_DIR, or give --root",
+        )
 
 
 def _listen_fds() -> int:

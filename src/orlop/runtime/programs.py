@@ -216,6 +216,7 @@ class Program:
     def enter_folder(self, *, make: bool) -> None:
         """Go to the working folder, made when `make`; it must lie inside this root (CVE-2024-21626)."""
         if make:
+            before = os.umask(0o022)  # makedirs gives its mode to the last folder only; the others get 0777
             try:
                 os.makedirs(self.cwd, mode=0o755, exist_ok=True)
             except FileExistsError as error:
@@ -223,6 +224,8 @@ class Program:
             except OSError as error:
                 if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                     raise
+            finally:
+                os.umask(before)
         self.entered = False
         try:
             os.chdir(self.cwd)
