@@ -133,3 +133,14 @@ def test_leaving_a_program_that_was_executed(orlop: Orlop, busybox: str) -> None
     orlop("exec", "host", "touch", "/tmp/go")
     until(lambda: orlop.run("exec", "host", "cat", "/tmp/done").stdout.startswith("/dev/pts/"))
     orlop("rm", "-f", "host")
+
+
+def test_what_a_container_has_changed(orlop: Orlop, busybox: str) -> None:
+    """`diff` tells of the program's own changes, and neither of mounts nor of what a start makes for them."""
+    orlop("run", "--name", "quiet", "-v", "hold:/hold/deep", busybox, "touch", "/hold/deep/file")
+    orlop(
+        "run", "--name", "loud", busybox, "sh", "-c", "echo x > /etc/new; rm /etc/passwd; mkdir /made; touch '/a\033b'"
+    )
+
+    assert orlop("diff", "quiet") == ""
+    assert orlop("diff", "loud").splitlines() == ["A /a\\x1bb", "C /etc", "A /etc/new", "D /etc/passwd", "A /made"]

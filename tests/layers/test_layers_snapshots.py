@@ -256,6 +256,36 @@ def test_usage_grows_with_what_is_written(world: World, base: tuple[str, ...]) -
     assert world.snapshotter.usage("nobody") == 0
 
 
+def test_changes_are_listed_by_name(world: World) -> None:
+    """What was added, changed and deleted, also while it is mounted; what was only looked at is not there."""
+    keys = world.keys(
+        world.layer(
+            folder("kept"), member("kept/same", b"1"), member("kept/edited", b"1"), member("gone", b"1"),
+            folder("emptied"), member("emptied/one", b"1"), folder("replaced"), member("replaced/old", b"1"),
+            member("replaced/both", b"1"),
+        )
+    )  # fmt: skip
+    world.lease.hold("snapshot", "busy")
+    snapshot = world.snapshotter.prepare(keys, "busy")
+    assert world.snapshotter.changes(snapshot) == []
+
+    with world.snapshotter.mounted(snapshot, world.place) as top:
+        subprocess.run(
+            "cat kept/same; echo 22 > kept/edited; rm gone emptied/one; mkdir -p new/deep; echo 1 > new/deep/file;"
+            "rm -r replaced; mkdir replaced; echo 33 > replaced/both; ln -s nowhere link",
+            shell=True, cwd=top, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        mounted = world.snapshotter.changes(snapshot)
+    found = world.snapshotter.changes(snapshot)
+
+    assert mounted == found
+    assert {path: kind for kind, path in found} == {
+        "/emptied": "C", "/emptied/one": "D", "/gone": "D", "/kept": "C", "/kept/edited": "C", "/link": "A", "/new": "A",
+        "/new/deep": "A", "/new/deep/file": "A", "/replaced": "C", "/replaced/both": "C", "/replaced/old": "D",
+    }  # fmt: skip
+    assert [path for _, path in found] == sorted(path for _, path in found)
+
+
 def test_removing_leaves_nothing(world: World, base: tuple[str, ...]) -> None:
     """Record and files are gone, also directories that nobody may read; removing twice is fine."""
     snapshot = world.snapshotter.prepare(base, "c1")

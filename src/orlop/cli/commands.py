@@ -23,6 +23,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "doctor": ("about:DOCTOR", "Say what this machine can and cannot do for containers"),
     "attach": ("lifecycle:ATTACH", "Attach to the input, output and errors of a running container"),
     "create": ("running:CREATE", "Create a new container"),
+    "diff": ("changes:DIFF", "Show what a container has changed in its file system"),
     "events": ("about:EVENTS", "Show what happens, as it happens"),
     "history": ("images:HISTORY", "Show the history of an image"),
     "inspect": ("inspection:INSPECT", "Show everything about containers, images, volumes or networks"),
@@ -78,8 +79,8 @@ ALIASES: dict[str, str] = {
     **{
         f"container {verb}": verb
         for verb in (
-            "attach create exec kill logs pause port rename restart rm run start stats stop top unpause wait".split()
-        )
+            "attach create diff exec kill logs pause port rename restart rm run start stats stop top unpause wait"
+        ).split()
     },
     **dict.fromkeys(("container ls", "container list", "container ps"), "ps"),
     "container remove": "rm",

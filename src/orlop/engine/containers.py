@@ -221,6 +221,12 @@ class Containers:
 
         return processes.listing(self._engine, self.record(name), options)
 
+    def diff(self, name: str) -> builtins.list[tuple[str, str]]:
+        """What a container has changed of its image's files: ("A" | "C" | "D", path), by path."""
+        from orlop.engine import changes
+
+        return changes.changes(self._engine, self.record(name))
+
     def ports(self, name: str) -> builtins.list[str]:
         """Published ports: "80/tcp -> 0.0.0.0:8080"."""
         record = self.record(name)

@@ -35,7 +35,7 @@ def compare(
     """
     running = hasher(algorithm)
     outlet = Outlet(running, write)
-    walk = _TreeWalk(tree, Packer(outlet.write), tuple(lowers), since)
+    walk = TreeWalk(tree, Packer(outlet.write), tuple(lowers), since)
     try:
         walk.run()
         outlet.flush()
@@ -48,7 +48,7 @@ def compare(
     return packed(running, algorithm, walk.packer)
 
 
-class _TreeWalk(Walk):
+class TreeWalk(Walk):
     """One pass over a tree and the layers beside it."""
 
     def __init__(self, root: str, packer: Packer, lowers: tuple[str, ...], since: int) -> None:

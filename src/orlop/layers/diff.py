@@ -40,7 +40,7 @@ def diff(
     """
     running = hasher(algorithm)
     outlet = Outlet(running, write)
-    walk = _UpperWalk(upper, Packer(outlet.write), tuple(lowers), userxattr=userxattr)
+    walk = UpperWalk(upper, Packer(outlet.write), tuple(lowers), userxattr=userxattr)
     try:
         walk.run()
         outlet.flush()
@@ -53,7 +53,7 @@ def diff(
     return packed(running, algorithm, walk.packer)
 
 
-class _UpperWalk(Walk):
+class UpperWalk(Walk):
     """One pass over an upper directory."""
 
     def __init__(self, root: str, packer: Packer, lowers: tuple[str, ...], *, userxattr: bool) -> None:

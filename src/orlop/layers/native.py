@@ -97,6 +97,15 @@ class Native:
         snapshots.remove(self._root, snapshot.key)
         return layer
 
+    def changes(self, snapshot: Snapshot) -> list[tuple[str, str]]:
+        """Where the copy differs from its layers."""
+        from orlop.layers.changes import listed  # for those who ask only
+        from orlop.layers.compare import TreeWalk
+
+        lowers = snapshots.trees(self._root, snapshot.layers)
+        since = self._since(snapshot)
+        return listed(snapshot.upper, lowers, lambda lister: TreeWalk(snapshot.upper, lister, lowers, since))
+
     def _since(self, snapshot: Snapshot) -> int:
         """When the copy was complete, as the file system's clock says; 0 when it never was."""
         try:

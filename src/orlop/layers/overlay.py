@@ -125,6 +125,18 @@ class Overlay:
         snapshots.remove(self._root, snapshot.key)
         return layer
 
+    def changes(self, snapshot: Snapshot) -> list[tuple[str, str]]:
+        """What the upper directory says."""
+        from orlop.layers.changes import listed  # for those who ask only
+        from orlop.layers.diff import UpperWalk
+
+        lowers = snapshot.lowers if snapshot.layers else ()
+        return listed(
+            snapshot.upper,
+            lowers,
+            lambda lister: UpperWalk(snapshot.upper, lister, tuple(lowers), userxattr=self._userxattr),
+        )
+
     def _publish(self, snapshot: Snapshot, layer: LayerRef, diffed: Diffed, lease: Lease) -> None:
         from orlop.layers.unpack import recorded  # as above
         from orlop.store.collect import discard

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
             It must not be mounted. After a failure the snapshot is as it was.
             """
 
+        def changes(self, snapshot: Snapshot) -> list[tuple[str, str]]:
+            """What was written: ("A" added, "C" changed or "D" deleted, absolute path), by path. It may be mounted."""
+
         def usage(self, key: str) -> int:
             """Bytes on the disk that only this snapshot takes; 0 when there is none."""
 
