@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 def test_leaving_a_program_that_gets_no_signals(orlop: Orlop, busybox: str) -> None:
     """^C on `run --rm --sig-proxy=false` ends the client alone: the container runs on and is known."""
     client = subprocess.Popen(
-        ["env", "--default-signal=INT", *orlop.program, "run", "--rm", "--name", "alone", "--sig-proxy=false", busybox, "sleep", "1000"],
-        env=orlop.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["env", "--default-signal=INT", *orlop.program, "run", "--rm", "--name", "alone", "--sig-proxy=false", busybox,
+         "sh", "-c", "echo joined; exec sleep 1000"],
+        env=orlop.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        until_equal(lambda: orlop("ps", "--format", "{{.Names}} {{.State}}"), "alone running\n")
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"joined\n"  # from here on the client only passes bytes on
         client.send_signal(signal.SIGINT)
         assert client.wait(timeout=60) == 130
     finally:
         client.kill()
-        client.wait()
+        client.communicate()
 
     assert orlop("ps", "--format", "{{.Names}} {{.State}}") == "alone running\n"
     orlop("rm", "-f", "alone")
