@@ -11,6 +11,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from orlop import errors
     from orlop.engine.core import Engine
     from orlop.engine.core import open_engine as open  # noqa: A004  # orlop.open() reads as the builtin does
     from orlop.engine.requests import (
@@ -32,13 +33,14 @@ if TYPE_CHECKING:
         Save,
         Stdio,
     )
-    from orlop.errors import OrlopError
+    from orlop.errors import Cancelled, NotFound, OrlopError
     from orlop.events import Event
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Build",
+    "Cancelled",
     "CreateContainer",
     "Engine",
     "Event",
@@ -51,6 +53,7 @@ __all__ = [
     "Load",
     "Login",
     "Logs",
+    "NotFound",
     "OrlopError",
     "Prune",
     "Pull",
@@ -59,10 +62,17 @@ __all__ = [
     "Save",
     "Stdio",
     "__version__",
+    "errors",
     "open",
 ]
 
-_HOMES = {"Engine": "orlop.engine.core", "Event": "orlop.events", "OrlopError": "orlop.errors"}
+_HOMES = {
+    "Cancelled": "orlop.errors",
+    "Engine": "orlop.engine.core",
+    "Event": "orlop.events",
+    "NotFound": "orlop.errors",
+    "OrlopError": "orlop.errors",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -70,6 +80,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'orlop' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "errors":
+        return import_module("orlop.errors")
     if name == "open":
         return import_module("orlop.engine.core").open_engine
     return getattr(import_module(_HOMES.get(name, "orlop.engine.requests")), name)

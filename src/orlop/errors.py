@@ -38,19 +38,31 @@ class OrlopError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         if "@" in message:
             message = without_passwords(message)
+        if "@" in hint:
+            hint = without_passwords(hint)
         super().__init__(message)
         self.message = message
         self.hint = hint
 
 
 def without_passwords(text: str) -> str:
-    """`text` with `***` for each password of an address in it (`https://user:password@host`, also without scheme)."""
+    """`text` with `***` for what addresses in it say of a user.
+
+    With a scheme that is all before the `@` (`https://TOKEN@host` has no colon, and `https://TOKEN:x@host` its secret
+    before it); without one (`user:password@host`) the name stays.
+    """
     words = text.split(" ")
     for at, word in enumerate(words):
         head, sign, tail = word.rpartition("@")
+        if not sign or tail.startswith(("sha256:", "sha512:")):  # name:tag@digest
+            continue
         scheme, slashes, user = head.rpartition("//")
+        if "@" in scheme:
+            scheme = without_passwords(scheme)
         name, colon, _ = user.partition(":")
-        if sign and colon and not tail.startswith(("sha256:", "sha512:")):  # name:tag@digest
+        if scheme.endswith(":") and "/" not in user:  # beyond a slash it is a path's @
+            words[at] = f"{scheme}{slashes}***@{tail}"
+        elif colon:
             words[at] = f"{scheme}{slashes}{name}:***@{tail}"
     return " ".join(words)
 

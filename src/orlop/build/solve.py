@@ -43,6 +43,8 @@ class BuildRequest(Value):
     "gzip", "zstd" or "none".
     """
 
+    _secret = ("secrets",)
+
     context: str
     dockerfile: str = ""
     dockerfile_text: str | None = None

@@ -39,6 +39,8 @@ class Push(Value):
 class Login(Value):
     """Verify credentials with a registry, then keep them where docker keeps them."""
 
+    _secret = ("password",)
+
     registry: str  # "" is docker.io
     username: str
     password: str

@@ -28,13 +28,12 @@ _HELPER_SECONDS = 60
 class Credential(Value):
     """What a registry is told. `identity` is an OAuth2 refresh token, `bearer` a token to be sent as it is."""
 
+    _secret = ("password", "identity", "bearer")
+
     username: str = ""
     password: str = ""
     identity: str = ""
     bearer: str = ""
-
-    def __repr__(self) -> str:
-        return f"Credential(username={self.username!r}, ...)"  # secrets stay out of tracebacks and logs
 
     @property
     def who(self) -> str:
