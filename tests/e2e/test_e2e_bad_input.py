@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tarfile
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import pytest
 from command import Orlop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -28,22 +27,6 @@ def foreign(orlop: Orlop) -> Path:
     path.write_bytes(image)
     path.chmod(0o755)
     return path
-
-
-@pytest.fixture
-def small(orlop: Orlop) -> Iterator[Path]:
-    """A small file system, for a root of its own."""
-    place = orlop.folder / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)], check=True)
-    before = orlop.environ["ORLOP_ROOT"]
-    orlop.environ["ORLOP_ROOT"] = str(place / "root")
-    try:
-        yield place
-    finally:
-        orlop.run("internal", "teardown")
-        orlop.environ["ORLOP_ROOT"] = before
-        subprocess.run(["umount", str(place)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -150,32 +133,6 @@ def test_who_has_a_port_or_a_name_is_said(orlop: Orlop, busybox: str) -> None:
     assert f"the name first is in use by container {identity}" in error
     assert "orlop rm first" in error
     assert orlop("inspect", "-f", "{{.State.Status}}", "first") == "running\n"
-
-
-def test_a_full_disk_ends_each_verb_and_loses_nothing(
-    orlop: Orlop, busybox_archive: Path, context: Callable[..., Path], small: Path
-) -> None:
-    """RUN, COPY and from-host that fill the disk: said so, their bytes are freed, what was there works."""
-    orlop("load", "-q", "-i", str(busybox_archive))
-    folder = context("FROM busybox\nRUN dd if=/dev/zero of=/big bs=1M count=64\n")
-    copied = folder / "more"
-    copied.write_bytes(os.urandom(32 << 20))
-    (folder / "Second").write_text("FROM busybox\nCOPY more /more\n")
-    error = orlop.fails("build", "-q", str(folder))
-    assert "Dockerfile:2: " in error, error
-    assert "No space left on device" in error or "the disk is full" in error, error
-    assert shutil.disk_usage(small).free > 10 << 20, "what the step wrote is gone"
-    error = orlop.fails("build", "-q", "-f", str(folder / "Second"), str(folder))
-    assert "Second:2: " in error, error
-    assert "no space is left" in error, error
-    assert shutil.disk_usage(small).free > 10 << 20
-    with (orlop.folder / "wide").open("wb") as file:
-        file.write(os.urandom(32 << 20))
-    error = orlop.fails("image", "from-host", "wide", "sh", "--include", f"{orlop.folder}/wide")
-    assert "no space is left" in error or "the disk is full" in error, error
-    assert orlop("images", "--format", "{{.Repository}}").split() == ["busybox"]
-    orlop("system", "prune", "-f")
-    assert orlop("run", "--rm", "--network", "none", "busybox", "echo", "ok") == "ok\n"
 
 
 def test_a_corrupted_blob_is_named(orlop: Orlop, busybox: str, registry: str) -> None:

@@ -51,7 +51,7 @@ def test_exec_stays_within_its_budget(orlop: Orlop, busybox: str) -> None:
     modules = loaded(orlop, "exec", "still", "true")
 
     assert not HEAVY & set(modules)
-    assert len(modules) <= 105, len(modules)
+    assert len(modules) <= 105 + 5 * (sys.version_info >= (3, 14)), len(modules)  # its ctypes brings more
 
 
 @pytest.mark.parametrize("command", [["images"], ["ps", "-a"]])
