@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from command import Orlop
+
 import orlop
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/python_api.py"
@@ -35,3 +37,4 @@ def test_verbs_and_events(tmp_path: Path) -> None:
         engine.system.prune(orlop.Prune(all=True))
         assert engine.images.list() == []
     assert "build.step" in seen
+    Orlop(tmp_path)("internal", "teardown")  # the bridge that the build's step had
