@@ -69,12 +69,12 @@ class Containers:
 
     def _discard(self, record: ContainerRecord) -> None:
         """Remove what never ran; the error that brought us here is the one worth telling."""
-        from orlop.engine import creation, launch
+        from orlop.engine import creation, settling
 
         if self.status(record).running:
             return  # only we leave: it lives on, and removes itself at its end
         try:
-            launch.settle(self._engine, record.id)
+            settling.settle(self._engine, record.id)
             creation.remove(self._engine, self.record(record.id), volumes=True)
         except OrlopError:
             return  # settle removed it already, or the next prune will
@@ -158,7 +158,7 @@ class Containers:
 
     def remove(self, name: str, force: bool = False, volumes: bool = False) -> None:  # docker's words
         """Delete a container. FailedPrecondition while it runs, unless `force` (which kills it first)."""
-        from orlop.engine import creation, launch, stopping
+        from orlop.engine import creation, settling, stopping
 
         record = self.record(name)
         now = self.status(record)
@@ -170,7 +170,7 @@ class Containers:
                 )
             stopping.stop(self._engine, record, 0)
         if not self.status(record).settled:
-            launch.settle(self._engine, record.id)
+            settling.settle(self._engine, record.id)
         try:
             with self._engine.root.lock(f"container-{record.id}"):
                 record = self.record(record.id)
@@ -240,7 +240,7 @@ class Containers:
 
     def prune(self, request: Prune = Prune()) -> Removed:  # frozen
         """Delete every container that does not run."""
-        from orlop.engine import creation, launch
+        from orlop.engine import creation, settling
 
         actions: builtins.list[tuple[str, str]] = []
         reclaimed = 0
@@ -250,7 +250,7 @@ class Containers:
             if now.active or not keep(record):
                 continue
             if not now.settled:
-                launch.settle(self._engine, record.id)
+                settling.settle(self._engine, record.id)
             with self._engine.root.lock(f"container-{record.id}"):
                 try:
                     record = self.record(record.id)  # noqa: PLW2901  # as it is under the lock
@@ -264,9 +264,9 @@ class Containers:
 
     def settle(self, container: str, report: Report = ignore) -> None:
         """After the end: give back what was lent, record how it ended, remove or restart. Safe to do twice."""
-        from orlop.engine import launch
+        from orlop.engine import settling
 
-        launch.settle(self._engine, container, restart=True, report=report)
+        settling.settle(self._engine, container, restart=True, report=report)
 
 
 def _prune_test(filters: Iterable[Filter]) -> Callable[[ContainerRecord], bool]:

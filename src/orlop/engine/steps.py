@@ -36,7 +36,7 @@ class Steps:
 
     def __call__(self, step: ExecStep, output: Callable[[bytes], None]) -> int:
         """Run one step to its end; its exit code."""
-        from orlop.engine import launch  # a build in which nothing runs does not load the runtime
+        from orlop.engine import launch, settling  # a build in which nothing runs does not load the runtime
 
         record = self._record(step)
         reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -53,7 +53,7 @@ class Steps:
             return self._pump(session, reading, writing, output)
         finally:
             os.close(reading)
-            launch.give_back(self._engine, record)
+            settling.give_back(self._engine, record)
 
     def _warn(self, event: Event) -> None:
         """Pass a warning on: what all steps have in common is said once."""

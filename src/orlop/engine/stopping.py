@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.engine import journal, launch, restarting, status
+from orlop.engine import journal, restarting, settling, status
 from orlop.errors import DeadlineExceeded, FailedPrecondition
 from orlop.linux import process, signals
 from orlop.linux.cgroups import Cgroup
@@ -29,7 +29,7 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
     started = status.launch_record(engine.root, record.id)
     if not now.running or started is None:
         if not now.settled:
-            launch.settle(engine, record.id)
+            settling.settle(engine, record.id)
         return
     _mark_stopped(engine, record)
     if now.word == "paused":
@@ -41,7 +41,7 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
     if not gone:
         _signal(started, _KILL)
         _await_end(record, started)
-    launch.settle(engine, record.id)
+    settling.settle(engine, record.id)
     journal.record(engine.root, "container", "stop", record.id, {"name": record.name})
 
 
