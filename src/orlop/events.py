@@ -5,6 +5,8 @@ The CLI draws events, the Docker API streams them as JSON lines, a Python progra
 
 from __future__ import annotations
 
+from _thread import RLock
+
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -35,3 +37,22 @@ if TYPE_CHECKING:
 
 def ignore(event: Event) -> None:
     """The report of a caller who does not want to know."""
+
+
+class _OneByOne:
+    """A report that is called by one thread at a time."""
+
+    __slots__ = ("_lock", "_report")
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._lock = RLock()  # who hears of something may begin a verb that reports to the same
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            self._report(event)
+
+
+def serialised(report: Report) -> Report:
+    """`report`, so that threads of a verb never call it at the same moment. Every verb that has threads begins so."""
+    return report if report is ignore or isinstance(report, _OneByOne) else _OneByOne(report)

@@ -7,7 +7,7 @@ import os
 from orlop.engine import journal
 from orlop.engine.requests import Built, Prune, Pull, Removed
 from orlop.errors import InvalidArgument, NotFound, OrlopError
-from orlop.events import Event, ignore
+from orlop.events import Event, ignore, serialised
 from orlop.oci.reference import Reference
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ class Builds:
         from orlop.build.workspace import Workspace
         from orlop.engine.steps import Steps
 
-        engine = self._engine
+        engine, report = self._engine, serialised(report)
         tags = [Reference.parse(tag) for tag in request.tags]
         for tag in tags:
             if tag.digest:
@@ -97,24 +97,18 @@ class Builds:
 
     def _resolver(self, request: Build, report: Report) -> Resolve:
         """Images by reference: the local one, or pulled; with --pull always pulled first."""
-        engine = self._engine
+        images = self._engine.images
 
         def resolve(reference: Reference, platform: Platform) -> BaseImage:
-            if request.pull:
-                return self._base(self._pulled(reference, platform, report), reference)
-            try:
-                found = engine.images.find(str(reference))
-            except NotFound:
-                found = self._pulled(reference, platform, report)
+            wanted = Pull(
+                reference=str(reference), platform=str(platform), policy="always" if request.pull else "missing"
+            )
+            found = images.obtain(wanted, report)
             if found.platform != str(platform.normalized()) and request.platform:
-                found = self._pulled(reference, platform, report)
+                found = images.obtain(wanted.replace(policy="always"), report)
             return self._base(found, reference)
 
         return resolve
-
-    def _pulled(self, reference: Reference, platform: Platform, report: Report) -> ImageRecord:
-        self._engine.images.pull(Pull(reference=str(reference), platform=str(platform)), report)
-        return self._engine.images.find(str(reference))
 
     def _base(self, record: ImageRecord, reference: Reference) -> BaseImage:
         from orlop.build.protocols import BaseImage

@@ -6,15 +6,17 @@ import os
 
 from orlop.engine import journal, names, status
 from orlop.engine.requests import ListContainers, Prune, Ran, Removed
-from orlop.errors import Conflict, FailedPrecondition, NotFound, OrlopError
-from orlop.events import Event, ignore
+from orlop.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, OrlopError
+from orlop.events import Event, ignore, serialised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
+    from orlop.engine.capturing import Output
     from orlop.engine.core import Engine
     from orlop.engine.filters import Maker
     from orlop.engine.requests import ContainerSummary, CreateContainer, Exec, Filter, LogLine, Logs, Stats, Stdio
@@ -44,16 +46,31 @@ class Containers:
 
         if request.cid_file:
             _check_id_file(request.cid_file)
-        record = creation.create(self._engine, request, report)
+        record = creation.create(self._engine, request, serialised(report))
         if request.cid_file:
             _write_id(request.cid_file, record.id)
         return record.id
 
-    def run(self, request: CreateContainer, stdio: Stdio | None = None, report: Report = ignore) -> Ran:
-        """Create and start. With `stdio` it stays joined to the program until that ends (or the user detaches)."""
+    def run(
+        self,
+        request: CreateContainer,
+        stdio: Stdio | None = None,
+        report: Report = ignore,
+        *,
+        output: Output | None = None,
+    ) -> Ran:
+        """Create and start. With `stdio` it stays joined to the program until that ends (or the user detaches).
+
+        With `output` instead it waits for the end too, and hands over what the program writes, as it writes it:
+        `output("stdout" | "stderr", data)`, called by one thread at a time, which is not the caller's.
+        """
         _ = self._engine.spawner  # begins to load the runtime beside us
+        if output is not None:
+            with self._captured(stdio, output) as streams:
+                return self.run(request, streams, report)
         from orlop.engine import creation, launch
 
+        report = serialised(report)
         if request.cid_file:
             _check_id_file(request.cid_file)
         record = creation.create(self._engine, request, report)
@@ -66,6 +83,14 @@ class Containers:
                 self._discard(record)
             raise
         return Ran(id=record.id, exit_code=code)
+
+    @staticmethod
+    def _captured(stdio: Stdio | None, output: Output) -> AbstractContextManager[Stdio]:
+        from orlop.engine import capturing
+
+        if stdio is not None:
+            raise InvalidArgument("a program's output goes to `stdio` or to `output`, not to both")
+        return capturing.captured(output)
 
     def _discard(self, record: ContainerRecord) -> None:
         """Remove what never ran; the error that brought us here is the one worth telling."""
@@ -90,7 +115,7 @@ class Containers:
         record = self.record(name)
         if self.status(record).running:
             return None if stdio is None else self.attach(record.id, stdio)
-        return launch.start(self._engine, record, stdio, report)
+        return launch.start(self._engine, record, stdio, serialised(report))
 
     def attach(self, name: str, stdio: Stdio) -> int | None:
         """Join a running container's program; returns its exit code, or None when the user has let go.
@@ -108,10 +133,17 @@ class Containers:
             )
         return launch.attach(self._engine, record, stdio)
 
-    def exec(self, request: Exec, stdio: Stdio | None = None) -> int:
-        """Run another program in a running container; returns its exit code (0 at once when detached)."""
+    def exec(self, request: Exec, stdio: Stdio | None = None, *, output: Output | None = None) -> int:
+        """Run another program in a running container; returns its exit code (0 at once when detached).
+
+        `output` is given what it writes, as in `run`.
+        """
         from orlop.engine import execs
 
+        if output is not None:
+            _ = self._engine.spawner  # forked while there may be one thread
+            with self._captured(stdio, output) as streams:
+                return execs.execute(self._engine, request, streams)
         return execs.execute(self._engine, request, stdio)
 
     def stop(self, name: str, timeout: int | None = None) -> None:

@@ -9,7 +9,6 @@ from orlop.engine import attaching, journal, names, options, status
 from orlop.engine.requests import CreateContainer, Pull
 from orlop.engine.storage import unpack_image
 from orlop.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound
-from orlop.events import Event
 from orlop.store.containers import ContainerRecord
 
 TYPE_CHECKING = False
@@ -52,18 +51,8 @@ def create(engine: Engine, request: CreateContainer, report: Report) -> Containe
 
 def find_image(engine: Engine, request: CreateContainer, report: Report) -> ImageRecord:
     """The image to run: the local one, or pulled as `request.pull` ("always", "missing", "never") says."""
-    if request.pull != "always":
-        try:
-            return engine.images.find(request.image)
-        except NotFound as error:
-            if request.pull == "never":
-                raise NotFound(
-                    f"image {request.image} is not here, and --pull never forbids to fetch it",
-                    hint=f"orlop pull {request.image}, or orlop images to see what there is",
-                ) from error
-            report(Event(action="status", text=f"Unable to find image '{request.image}' locally"))
-    engine.images.pull(Pull(reference=request.image, platform=request.platform), report)
-    return engine.images.find(request.image)
+    wanted = Pull(reference=request.image, platform=request.platform, policy=request.pull)
+    return engine.images.obtain(wanted, report, announce=True)
 
 
 def check_architecture(image: ImageRecord, request: CreateContainer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 from orlop.engine import journal, specs, status
@@ -113,10 +114,26 @@ def _detached(engine: Engine, record: ContainerRecord, given: dict[str, Any]) ->
 
     program = record.config["runtime"] or engine.settings.runtime
     argv = _argv(engine, record, program, given, "--detach")
-    if "/" not in argv[0]:
-        argv[0] = _found(engine, argv[0])
-    request_program(status.run_dir(engine.root, record.id), os.urandom(8).hex(), argv)
+    try:
+        if "/" not in argv[0]:
+            argv[0] = _found(engine, argv[0])
+        runtime = request_program(status.run_dir(engine.root, record.id), os.urandom(8).hex(), argv)
+        _await_end(runtime)  # the runtime ends when the program is executed
+    finally:
+        os.unlink(argv[argv.index("--process") + 1])  # it holds the environment, secrets too
     return 0
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a process that is not our child has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([fd], [], [])
+    finally:
+        os.close(fd)
 
 
 def _found(engine: Engine, program: str) -> str:

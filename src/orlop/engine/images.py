@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from orlop.engine import journal, moments
 from orlop.engine.requests import Filter, HistoryRow, ImageSummary, ListImages, Prune, Removed, RemoveImage
-from orlop.errors import Conflict, InvalidArgument
-from orlop.events import ignore
+from orlop.errors import Conflict, InvalidArgument, NotFound
+from orlop.events import Event, ignore, serialised
 from orlop.oci.digest import HEX
 from orlop.oci.reference import Reference
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orlop.store.containers import ContainerRecord
     from orlop.store.images import ImageRecord
 
+POLICIES = ("always", "missing", "never")
 _SHORT_ID = 12  # digits, as `images` prints them: shorter ones are rather a name
 _KEEP_PARTIAL = 86400.0  # seconds for which an interrupted download waits to be resumed
 
@@ -36,15 +37,39 @@ class Images:
 
     def pull(self, request: Pull, report: Report = ignore) -> ImageSummary:
         """Fetch an image and unpack it. Afterwards its name points at it and every byte of it is verified and kept."""
+        return self.summary(self.obtain(request, report))
+
+    def obtain(self, request: Pull, report: Report = ignore, *, announce: bool = False) -> ImageRecord:
+        """The image, fetched as `request.policy` says: "always", only where it is "missing" here, or "never".
+
+        InvalidArgument for another word, NotFound where it is not here and must not be fetched. With `announce`, that
+        it is missing here is reported.
+        """
+        if request.policy not in POLICIES:
+            raise InvalidArgument(
+                f"{request.policy!r} does not say when to pull", hint=f"use one of: {', '.join(POLICIES)}"
+            )
+        report = serialised(report)
+        if request.policy != "always" and not request.all_tags:
+            try:
+                return self.find(request.reference)
+            except NotFound as error:
+                if request.policy == "never":
+                    raise NotFound(
+                        f"image {request.reference} is not here, and --pull never forbids to fetch it",
+                        hint=f"orlop pull {request.reference}, or orlop images to see what there is",
+                    ) from error
+            if announce:
+                report(Event(action="status", text=f"Unable to find image '{request.reference}' locally"))
         from orlop.engine import transfer
 
-        return self.summary(transfer.pull(self._engine, request, report))
+        return transfer.pull(self._engine, request, report)
 
     def push(self, request: Push, report: Report = ignore) -> str:
         """Send an image to the registry its name says; returns the manifest's digest."""
         from orlop.engine import transfer
 
-        return transfer.push(self._engine, request, report)
+        return transfer.push(self._engine, request, serialised(report))
 
     def save(self, request: Save, write: Callable[[Buffer], object]) -> None:
         """Write images as one archive, uncompressed, to `write`."""
@@ -56,7 +81,7 @@ class Images:
         """Read an archive; returns the familiar names (or ids, for what has none) that it brought."""
         from orlop.engine import archive
 
-        return archive.load(self._engine, request, stream, report)
+        return archive.load(self._engine, request, stream, serialised(report))
 
     def from_host(self, request: FromHost, report: Report = ignore) -> ImageSummary:
         """Make an image out of this machine's programs and the libraries they need."""

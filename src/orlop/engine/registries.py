@@ -20,7 +20,8 @@ class Registries:
     def login(self, request: Login) -> None:
         """Verify credentials with the registry, then keep them. Unauthenticated where the registry refuses them."""
         registry = request.registry or "docker.io"
-        client(self._settings).check_login(registry, request.username, request.password)
+        with client(self._settings) as asked:
+            asked.check_login(registry, request.username, request.password)
         keychain(self._settings).store(registry, request.username, request.password)
 
     def logout(self, registry: str) -> bool:

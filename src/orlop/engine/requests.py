@@ -21,7 +21,7 @@ class Filter(Value):
 
 
 class Pull(Value):
-    """Fetch an image. `policy`: "always" | "missing" | "never"."""
+    """Fetch an image. `policy`: "always" | "missing" | "never"; anything else is refused."""
 
     reference: str
     platform: str = ""

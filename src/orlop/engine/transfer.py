@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
+    from typing import BinaryIO
 
     from orlop.engine.core import Engine
     from orlop.engine.requests import Pull, Push
@@ -26,26 +27,21 @@ if TYPE_CHECKING:
     from orlop.store.images import ImageRecord
     from orlop.store.leases import Lease
 
+_SOURCES = 3  # repositories that are asked for one blob before it is sent
 _CONFIG_LIMIT = 8 << 20  # bytes; docker's own configs stay below 100 kB
 
 
 def pull(engine: Engine, request: Pull, report: Report) -> ImageRecord:
     """Fetch the image that `request.reference` names. Afterwards it is kept, unpacked, and named."""
     reference = Reference.parse(request.reference)
-    client = registry_client(engine.settings)
-    if request.all_tags:
+    with registry_client(engine.settings) as client:
+        if not request.all_tags:
+            return _pull_one(engine, client, reference, request, report)
         tags = client.tags(reference)
         records = [_pull_one(engine, client, reference.replace(tag=tag), request, report) for tag in tags]
-        if not records:
-            raise NotFound(f"{reference.familiar_name} has no tags")
-        return records[-1]
-    if request.policy != "always":
-        try:
-            return engine.images.find(request.reference)
-        except NotFound:
-            if request.policy == "never":
-                raise
-    return _pull_one(engine, client, reference, request, report)
+    if not records:
+        raise NotFound(f"{reference.familiar_name} has no tags")
+    return records[-1]
 
 
 def _pull_one(engine: Engine, client: Client, reference: Reference, request: Pull, report: Report) -> ImageRecord:
@@ -140,14 +136,14 @@ def choose(index: Index, platform: str, name: str) -> Descriptor:
 def push(engine: Engine, request: Push, report: Report) -> str:
     """Send an image: blobs first, side by side, then the manifest under its tag. Returns the manifest's digest."""
     reference = Reference.parse(request.reference)
-    client = registry_client(engine.settings)
-    if request.all_tags:
+    with registry_client(engine.settings) as client:
+        if not request.all_tags:
+            return _push_one(engine, client, reference, report)
         names = [Reference.parse(name) for name, _ in engine.root.state.images.names(engine.settings.namespace)]
         mine = [name for name in names if name.name == reference.name and name.tag]
         if not mine:
             raise NotFound(f"no image is named {reference.familiar_name}")
         return [_push_one(engine, client, name, report) for name in mine][-1]
-    return _push_one(engine, client, reference, report)
 
 
 def _push_one(engine: Engine, client: Client, reference: Reference, report: Report) -> str:
@@ -162,8 +158,10 @@ def _push_one(engine: Engine, client: Client, reference: Reference, report: Repo
                 raise DataLoss(
                     f"blob {blob.digest} of {reference.familiar} is missing here", hint="pull or build the image again"
                 )
+        sources = _holders(engine, reference)
         for _ in _side_by_side(
-            (lambda blob=blob: _send_blob(engine, client, reference, blob, report)) for blob in _once(manifest)
+            (lambda blob=blob: _send_blob(engine, client, reference, blob, sources.get(blob.digest, ()), report))
+            for blob in _once(manifest)
         ):
             pass
         client.put_manifest(reference, manifest.raw, manifest.media_type)
@@ -181,28 +179,43 @@ def _once(manifest: Manifest) -> Iterator[Descriptor]:
             yield blob
 
 
-def _send_blob(engine: Engine, client: Client, reference: Reference, blob: Descriptor, report: Report) -> None:
-    if client.has(reference, blob.digest):
-        report(Event(action="push.exists", subject=blob.digest))
-        return
-    others = [
-        Reference.parse(name).repository
-        for name, _ in engine.root.state.images.names(engine.settings.namespace)
-        if Reference.parse(name).registry == reference.registry and Reference.parse(name).name != reference.name
-    ]
+def _holders(engine: Engine, reference: Reference) -> dict[str, list[str]]:
+    """Blobs by digest, with the other repositories of the registry that have them, as far as our images' names tell."""
+    images = engine.root.state.images
+    blobs = {
+        record.manifest: {record.config, *(layer.digest for layer in record.layers)}
+        for record in images.all(engine.settings.namespace)
+    }
+    found: dict[str, list[str]] = {}
+    for name, manifest in images.names(engine.settings.namespace):
+        other = Reference.parse(name)
+        if other.registry != reference.registry or other.repository == reference.repository:
+            continue
+        for digest in blobs.get(manifest, ()):
+            known = found.setdefault(digest, [])
+            if other.repository not in known and len(known) < _SOURCES:
+                known.append(other.repository)
+    return found
 
+
+def _send_blob(
+    engine: Engine, client: Client, reference: Reference, blob: Descriptor, sources: Iterable[str], report: Report
+) -> None:
     def progress(sent: int) -> None:
         report(Event(action="push.layer", subject=blob.digest, current=sent, total=blob.size))
 
-    sources = tuple(others[:3])
+    def opened() -> BinaryIO:
+        return engine.root.content.open(blob.digest)
+
     try:
-        client.upload(
-            reference, blob, lambda: engine.root.content.open(blob.digest), mount_from=sources, progress=progress
-        )
+        how = client.upload(reference, blob, opened, mount_from=tuple(sources), progress=progress)
     except DataLoss:
         check_blobs(engine, [blob.digest])
         raise
-    report(Event(action="push.layer", subject=blob.digest, current=blob.size, total=blob.size))
+    if how == "exists":
+        report(Event(action="push.exists", subject=blob.digest))
+    else:
+        report(Event(action="push.layer", subject=blob.digest, current=blob.size, total=blob.size))
 
 
 def _side_by_side(tasks: Iterable[object]) -> Iterator[object]:

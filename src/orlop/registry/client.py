@@ -26,7 +26,7 @@ from orlop.registry.upload import Upload
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import BinaryIO, TypeVar
+    from typing import BinaryIO, Self, TypeVar
 
     from urllib3 import BaseHTTPResponse
 
@@ -76,6 +76,12 @@ class Client:
     def close(self) -> None:
         """Close idle connections. The client stays usable."""
         self._pools.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # Pull
 

@@ -77,12 +77,19 @@ class ContentStore:
             raise _missing(digest) from error
 
     def read(self, digest: str, limit: int = 4 << 20) -> bytes:
-        """The whole of a small blob; InvalidArgument if it has more than `limit` bytes."""
+        """The whole of a small blob, verified; InvalidArgument if it has more than `limit` bytes.
+
+        ContentMismatch if the disk holds something else under that name.
+        """
         with self.open(digest) as file:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
                 raise InvalidArgument(f"blob {digest} has {size} bytes, more than the {limit} that are read at once")
-            return file.read()
+            data = file.read()
+        found = Digest.of(data, Digest.parse(digest).algorithm)
+        if found != digest:
+            raise ContentMismatch(wanted=digest, got=found)
+        return data
 
     def put(self, data: bytes, media_type: str) -> Descriptor:
         """Keep a small blob that was made here; returns its descriptor."""
