@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.engine import status
+from orlop.engine import modes, status
 from orlop.events import Event
 from orlop.network import names
 from orlop.values import Value
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from orlop.network.ports import Published
     from orlop.network.values import Network
     from orlop.store.containers import ContainerRecord
-
-_SEPARATE = ("none", "host", "pasta")
 
 
 class Plan(Value):
@@ -42,7 +40,7 @@ def plan(engine: Engine, record: ContainerRecord) -> Plan:
     mode = config["network"]["mode"]
     hostname = config["hostname"] or (os.uname().nodename if "host" in {mode, config["uts"]} else record.id[:12])
     network, ip = None, ""
-    if mode not in _SEPARATE and not mode.startswith(("container:", "ns:")):
+    if modes.names_network(mode):
         if engine.settings.uid:
             from orlop.engine import pasta
 
@@ -55,8 +53,8 @@ def plan(engine: Engine, record: ContainerRecord) -> Plan:
                 ip = addresses.allocate(
                     owner, record.id, network.subnet, config["network"]["ip"], reserved=[network.gateway]
                 )
-    if mode.startswith("container:"):
-        files = _files_of_other(engine, mode[10:])
+    if other := modes.container_of(mode):
+        files = _files_of_other(engine, other)
     else:
         files = _write_files(engine, record, mode, hostname, network, ip)
     return Plan(mode=mode, hostname=hostname, files=files, network=network, ip=ip)
@@ -211,7 +209,7 @@ def check(config: dict[str, Any], *, rootless: bool) -> None:
 def detach(engine: Engine, record: ContainerRecord) -> None:
     """Give back the address, the ports and the proxy. Safe to do twice."""
     mode = record.config["network"]["mode"]
-    if mode in {"none", "host"} or mode.startswith(("container:", "ns:")):
+    if mode in {"none", "host"} or modes.is_shared(mode):
         return
     started = status.launch_record(engine.root, record.id)
     attached = (started or {}).get("network") or {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from orlop.engine import limiting, specs, status
+from orlop.engine import limiting, modes, specs, status
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound
 from orlop.layers import merged
 from orlop.linux import users
@@ -130,11 +130,12 @@ def mounts(engine: Engine, config: dict[str, Any], image: Sequence[str] = ()) ->
 def _shared_memory(engine: Engine, config: dict[str, Any]) -> list[dict[str, Any]]:
     """Shared memory belongs to the IPC namespace: who joins another's sees that one's."""
     mode = config["ipc"]
-    if mode != "host" and not mode.startswith("container:"):
+    name = modes.container_of(mode)
+    if mode != "host" and not name:
         return []
     source = _SHM
-    if mode.startswith("container:"):
-        other = engine.containers.record(mode[10:])
+    if name:
+        other = engine.containers.record(name)
         source = f"/proc/{status.status_of(engine.root, other).pid}/root{source}"
     return [{"destination": _SHM, "type": "bind", "source": source, "options": ["rbind", "rprivate", "rw"]}]
 
@@ -161,16 +162,16 @@ def joined(engine: Engine, config: dict[str, Any]) -> dict[str, str]:
     ):
         if mode == "host":
             found[kind] = "host"
-        elif mode.startswith("container:"):
-            other = engine.containers.record(mode[10:])
+        elif name := modes.container_of(mode):
+            other = engine.containers.record(name)
             now = status.status_of(engine.root, other)
             if not now.running:
                 raise FailedPrecondition(
                     f"--{kind} {mode[:22]}: container {other.name} is not running", hint=f"orlop start {other.name}"
                 )
             found[kind] = f"/proc/{now.pid}/ns/{'net' if kind == 'network' else kind}"
-        elif kind == "network" and mode.startswith("ns:"):
-            found[kind] = mode[3:]
+        elif kind == "network" and (path := modes.path_of(mode)):
+            found[kind] = path
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from orlop.engine import attaching, journal, names, options, status
+from orlop.engine import attaching, journal, modes, names, options, status
 from orlop.engine.requests import CreateContainer, Pull
 from orlop.engine.storage import unpack_image
 from orlop.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound
@@ -71,18 +71,18 @@ def check_architecture(image: ImageRecord, request: CreateContainer) -> None:
 def _join_others(engine: Engine, config: dict[str, Any]) -> None:
     """Names of other containers in the config become ids; --volumes-from takes their mounts over."""
     for key in ("pid", "ipc"):
-        if config[key].startswith("container:"):
-            other = engine.containers.record(config[key][10:])
+        if name := modes.container_of(config[key]):
+            other = engine.containers.record(name)
             if key == "ipc" and other.config["ipc"] == "none":
                 raise FailedPrecondition(
                     f"--ipc container:{other.name}: that container has no shared memory to share (--ipc none)",
                     hint="start it with --ipc shareable",
                 )
-            config[key] = f"container:{other.id}"
+            config[key] = modes.sharing(other.id)
     mode = config["network"]["mode"]
-    if mode.startswith("container:"):
-        config["network"]["mode"] = "container:" + engine.containers.record(mode[10:]).id
-    elif mode not in {"bridge", "none", "host", "pasta"} and not mode.startswith("ns:"):
+    if name := modes.container_of(mode):
+        config["network"]["mode"] = modes.sharing(engine.containers.record(name).id)
+    elif mode != "bridge" and modes.names_network(mode):
         config["network"]["mode"] = engine.networks.inspect(mode)["Name"]  # it may be the beginning of an id
     targets = {mount["target"] for mount in config["mounts"]}
     for text in config["volumes_from"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orlop.engine import moments, status
+from orlop.engine import modes, moments, status
 from orlop.network import ports as publishing
 
 TYPE_CHECKING = False
@@ -271,5 +271,5 @@ def _network(engine: Engine, record: ContainerRecord, launch: dict[str, Any]) ->
         "HairpinMode": False,
         "EndpointID": "",
         **endpoint,
-        "Networks": {} if mode.startswith("container:") else {mode: joined},
+        "Networks": {} if modes.container_of(mode) else {mode: joined},
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from orlop.engine import limitrules
+from orlop.engine import limitrules, modes
 from orlop.errors import InvalidArgument, Unimplemented
 
 TYPE_CHECKING = False
@@ -120,7 +120,7 @@ def network_mode(request: CreateContainer) -> str:
     mode = request.network or "bridge"
     if mode == "default":
         mode = "bridge"
-    if mode in {"none", "host"} or mode.startswith("container:"):
+    if mode in {"none", "host"} or modes.container_of(mode):
         for option, given in (("--publish", request.publish), ("--ip", request.ip)):
             if given and not (mode == "host" and option == "--publish"):
                 raise InvalidArgument(

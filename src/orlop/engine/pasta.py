@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orlop.engine import status
+from orlop.engine import modes, status
 from orlop.errors import PermissionDenied
 from orlop.network import rootless
 
@@ -21,7 +21,7 @@ _PORTS = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 def check(network: dict[str, Any], bindings: tuple[Binding, ...]) -> None:
     """Refuse what takes root: networks that are bridges, addresses of one's own choice, low ports of the host."""
     mode = network["mode"]
-    if mode not in {"bridge", "pasta", "none", "host"} and not mode.startswith(("container:", "ns:")):
+    if mode != "bridge" and modes.names_network(mode):
         raise PermissionDenied(
             f"network {mode} is a bridge of the host, and bridges belong to root",
             hint="leave out --network (pasta connects the container), use host, none or container:NAME, or run as root",

@@ -45,7 +45,7 @@ def seal(keep: Iterable[int], *, hidden: bool = True) -> None:
 
 
 def new_session() -> None:
-    """Leave the caller's session and terminal; a helper that has done so before is let be."""
+    """Leave the caller's session and terminal; a process that has done so before is let be."""
     if os.getsid(0) != os.getpid():
         os.setsid()
 
