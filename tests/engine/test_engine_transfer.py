@@ -163,6 +163,30 @@ def test_a_report_hears_of_one_thing_at_a_time(engine: Engine, registry: Served,
     assert {"build.step", "push.manifest", "pull.manifest"} <= set(seen)
 
 
+@pytest.mark.parametrize("kind", [orlop.Cancelled, ValueError])
+def test_what_a_report_raises_once_ends_the_build(
+    engine: Engine, registry: Served, tmp_path: Path, kind: type[Exception]
+) -> None:
+    """Images are asked for by several threads at once; what the report raises in one of them is not lost there."""
+    names = [f"{registry.address}/{kind.__name__.lower()}{at}" for at in range(2)]
+    for at, name in enumerate(names):
+        image(engine, tmp_path / str(at), name)
+        engine.images.push(orlop.Push(reference=name))
+        engine.images.remove(orlop.RemoveImage(image=name))
+    raised: list[str] = []
+
+    def report(event: Event) -> None:
+        if event.action == "pull.manifest" and not raised:
+            raised.append(event.subject)
+            raise kind("enough")
+
+    text = f"FROM {names[0]} AS a\nFROM {names[1]}\nCOPY --from=a /file /other\n"
+    with pytest.raises(kind, match="enough"):
+        engine.builds.build(orlop.Build(context=str(tmp_path), dockerfile_text=text, tags=("never",)), report)
+    with pytest.raises(NotFound):
+        engine.images.find("never")
+
+
 def test_a_blob_that_changed_on_the_disk_is_not_believed(engine: Engine, tmp_path: Path) -> None:
     """A small blob is verified whenever it is read, so that no manifest or config is used that is not its digest."""
     image(engine, tmp_path / "one", "app")

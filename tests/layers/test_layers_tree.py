@@ -11,7 +11,7 @@ import pytest
 from layerkit import seen
 
 from orlop.errors import InvalidArgument
-from orlop.layers.tree import Change, copy_tree, usage
+from orlop.layers.tree import Change, copy_tree
 from orlop.linux.files import remove_tree
 
 if TYPE_CHECKING:
@@ -151,12 +151,3 @@ def test_depth_costs_nothing(tmp_path: Path, target: Path) -> None:
     assert os.path.isdir(f"{target}/{path}")
     remove_tree(str(deep))
     remove_tree(str(target))
-
-
-def test_usage_counts_each_file_once(tmp_path: Path) -> None:
-    """Bytes on the disk: hard links once, holes not; nothing there is nothing."""
-    (tmp_path / "f").write_bytes(b"x" * 100_000)
-    os.link(tmp_path / "f", tmp_path / "g")
-
-    assert 100_000 <= usage(str(tmp_path)) < 120_000
-    assert usage(str(tmp_path / "missing")) == 0

@@ -10,7 +10,7 @@ import hashlib
 import os
 
 from orlop.errors import Conflict
-from orlop.linux import files, owners
+from orlop.linux import diskspace, files, owners
 from orlop.values import Value
 
 TYPE_CHECKING = False
@@ -87,7 +87,7 @@ class CacheMounts(Value):
 
     def sizes(self) -> dict[str, int]:
         """Bytes on the disk by folder name."""
-        return {name: _size(os.path.join(self.folder, name)) for name in self._names()}
+        return {name: diskspace.below(os.path.join(self.folder, name)) for name in self._names()}
 
     def used(self) -> dict[str, float]:
         """When each was last used, or changed, in Unix seconds by folder name."""
@@ -102,7 +102,7 @@ class CacheMounts(Value):
         path = os.path.join(self.folder, name)
         try:
             with self.root.lock(_lock_of(name.partition(".")[0]), wait=False):
-                freed = _size(path)
+                freed = diskspace.below(path)
                 files.remove_tree(path)
                 return freed
         except Conflict:
@@ -121,20 +121,3 @@ class CacheMounts(Value):
 
 def _lock_of(name: str) -> str:
     return f"build-cache-{name}"
-
-
-def _size(path: str) -> int:
-    """Blocks that the tree takes, in bytes; hard links count once."""
-    total = 0
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, names in os.walk(path):
-        for one in (folder, *(os.path.join(folder, name) for name in names)):
-            with contextlib.suppress(FileNotFoundError):
-                found = os.lstat(one)
-                if found.st_nlink > 1 and one != folder:
-                    if (found.st_dev, found.st_ino) in seen:
-                        continue
-                    seen.add((found.st_dev, found.st_ino))
-                total += found.st_blocks * 512
-        del folders
-    return total

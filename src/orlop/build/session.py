@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -144,8 +143,10 @@ class Session:
         thread.start()
 
     def _in_thread(self, stage: StageBuild) -> None:
-        with contextlib.suppress(BaseException):  # kept by the stage; whoever waits for it raises it
+        try:
             stage.build()
+        except BaseException as error:  # noqa: BLE001  # another thread's, raised by the one that waits for this one
+            self.stop(error)
 
     def finish(self) -> None:
         """Wait for all threads."""
@@ -212,10 +213,15 @@ class Session:
         for thread in threads:
             thread.join()
 
-    @staticmethod
-    def _ask(stage: StageBuild) -> None:
-        with contextlib.suppress(BaseException):  # whoever needs the image gets the error then
+    def _ask(self, stage: StageBuild) -> None:
+        try:
             stage.base()
+        except Cancelled as error:  # the face need not say so twice
+            self.stop(error)
+        except (OrlopError, OSError):
+            return  # whoever needs the image gets the error then
+        except BaseException as error:  # noqa: BLE001  # a defect, ours or the face's: not this thread's to judge
+            self.stop(error)
 
     def unpacked(self, layers: tuple[LayerRef, ...]) -> tuple[str, ...]:
         """The keys of the unpacked layers, lowest first."""

@@ -26,15 +26,15 @@ def _exec(session: Session, given: Given) -> int:
         workdir=given.maybe("workdir"),
         user=given.maybe("user"),
         tty=given.flag("tty"),
-        interactive=given.flag("interactive"),
         detach=given.flag("detach"),
         privileged=given.flag("privileged"),
     )
     if wanted.detach:
         return session.engine.containers.exec(wanted, None)
-    check_terminal(stdin=wanted.interactive, tty=wanted.tty)
+    interactive = given.flag("interactive")
+    check_terminal(stdin=interactive, tty=wanted.tty)
     sys.stdout.flush()  # from here on the descriptors are the program's
-    stdio = Stdio(stdin=0 if wanted.interactive else -1, detach_keys=given.text("detach-keys"), proxy_signals=False)
+    stdio = Stdio(stdin=0 if interactive else -1, detach_keys=given.text("detach-keys"), proxy_signals=False)
     return session.engine.containers.exec(wanted, stdio)
 
 

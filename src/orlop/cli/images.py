@@ -78,8 +78,6 @@ def image_rows(image: ImageSummary, now: float, *, whole: bool) -> Iterator[dict
 def _images(session: Session, given: Given) -> int:
     wanted = ListImages(
         reference=given.arguments[0] if given.arguments else "",
-        all=given.flag("all"),
-        digests=given.flag("digests"),
         filters=filters(given.list("filter")),
     )
     now = time.time()

@@ -24,12 +24,12 @@ def _logs(session: Session, given: Given) -> int:
         tail=-1 if tail == "all" else max(-1, int(tail)),
         since=given.text("since"),
         until=given.text("until"),
-        timestamps=given.flag("timestamps"),
     )
+    stamped = given.flag("timestamps")
     out, err = sys.stdout.buffer, sys.stderr.buffer
     for line in session.engine.containers.logs(wanted):
         stream = err if line.stream == "stderr" else out
-        stream.write(line.time.encode() + b" " + line.data if wanted.timestamps else line.data)
+        stream.write(line.time.encode() + b" " + line.data if stamped else line.data)
         if stream is err or wanted.follow:
             out.flush()  # what was written first is seen first, and a follower wants to see it now
             err.flush()

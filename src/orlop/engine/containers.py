@@ -7,7 +7,7 @@ import os
 from orlop.engine import journal, names, status
 from orlop.engine.requests import ListContainers, Prune, Ran, Removed
 from orlop.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, OrlopError
-from orlop.events import Event, ignore, serialised
+from orlop.events import ignore, serialised
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -326,8 +326,3 @@ def _write_id(path: str, container: str) -> None:
         os.write(descriptor, container.encode())
     finally:
         os.close(descriptor)
-
-
-def warn(report: Report, text: str, subject: str = "") -> None:
-    """Report something that a person should know and that stops nothing."""
-    report(Event(action="warning", subject=subject, text=text))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from orlop.engine.core import Engine
     from orlop.engine.filters import Maker
-    from orlop.engine.requests import Filter
+    from orlop.engine.requests import Filter, ImageSummary
     from orlop.engine.status import Status
     from orlop.store.containers import ContainerRecord
 
@@ -145,7 +145,7 @@ def _test(engine: Engine, filters: Iterable[Filter], found: list[Found]) -> Call
     return judge(filters, known, what="containers")
 
 
-def _is_image(row: Any, wanted: str) -> bool:
+def _is_image(row: ImageSummary, wanted: str) -> bool:
     if row.id.removeprefix("sha256:").startswith(wanted.removeprefix("sha256:")):
         return True
     return any(Reference.parse(name) == Reference.parse(wanted) for name in row.names)

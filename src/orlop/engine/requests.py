@@ -54,11 +54,9 @@ class RemoveImage(Value):
 
 
 class ListImages(Value):
-    """`images`; `all` also shows untagged parents (orlop has none)."""
+    """`images`: those of one repository or name, or all."""
 
     reference: str = ""
-    all: bool = False
-    digests: bool = False
     filters: tuple[Filter, ...] = ()
 
 
@@ -205,7 +203,6 @@ class Exec(Value):
     workdir: str | None = None
     user: str | None = None
     tty: bool = False
-    interactive: bool = False
     detach: bool = False
     privileged: bool = False
 
@@ -231,7 +228,6 @@ class Logs(Value):
     tail: int = -1
     since: str = ""
     until: str = ""
-    timestamps: bool = False
 
 
 class ListContainers(Value):

@@ -224,10 +224,7 @@ def wait(root: Root, record: ContainerRecord) -> Status:
     launch = launch_record(root, record.id)
     if launch is not None:
         process.wait_gone(launch["pid"], launch["ticks"])
-    try:
-        status = status_of(root, record)
-    except OrlopError:
-        status = Status(word="exited", exit_code=UNKNOWN_EXIT)
+    status = status_of(root, record)
     ended = read_json(kept)  # an auto-removed container leaves only this
     if ended is not None and (not status.finished or status.exit_code == UNKNOWN_EXIT):
         return Status(

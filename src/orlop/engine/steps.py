@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from orlop.build.protocols import ExecStep
+    from orlop.build.protocols import ExecStep, StepMount
     from orlop.engine.core import Engine
     from orlop.events import Event, Report
+    from orlop.runtime.attach import Session
+    from orlop.runtime.records import ExitRecord
 
 _KILLED = 137
 
@@ -61,11 +63,11 @@ class Steps:
             self._told.add(event.text)
             self._report(event.replace(subject="build"))
 
-    def _pump(self, session: Any, reading: int, writing: int, output: Callable[[bytes], None]) -> int:
+    def _pump(self, session: Session, reading: int, writing: int, output: Callable[[bytes], None]) -> int:
         """Pass on what the step writes while the session runs in a thread of its own."""
         from threading import Thread
 
-        ended: list[Any] = []
+        ended: list[ExitRecord | None] = []
 
         def stay() -> None:
             try:
@@ -120,7 +122,7 @@ class Steps:
         )
 
 
-def _mount(mount: Any) -> dict[str, Any]:
+def _mount(mount: StepMount) -> dict[str, Any]:
     if mount.kind == "tmpfs":
         return {"kind": "tmpfs", "target": mount.target, "options": [f"size={mount.size}"] if mount.size else []}
     return {"kind": "bind", "target": mount.target, "source": mount.source, "read_only": mount.readonly}

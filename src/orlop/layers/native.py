@@ -115,10 +115,10 @@ class Native:
 
     def usage(self, key: str) -> int:
         """Bytes on the disk that the whole copy takes; 0 when there is none."""
-        from orlop.layers.tree import usage  # as above
+        from orlop.linux.diskspace import below  # as above
 
         record = self._root.state.snapshots.get(key)
-        return 0 if record is None else usage(f"{snapshots.folder(self._root, record.short)}/fs")
+        return 0 if record is None else below(f"{snapshots.folder(self._root, record.short)}/fs")
 
     def remove(self, key: str) -> None:
         """Forget a snapshot and all that was written to it."""

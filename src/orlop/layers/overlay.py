@@ -155,10 +155,10 @@ class Overlay:
 
     def usage(self, key: str) -> int:
         """Bytes on the disk that were written to the snapshot; 0 when there is none."""
-        from orlop.layers.tree import usage  # walks files: not for those who only mount
+        from orlop.linux.diskspace import below  # walks files: not for those who only mount
 
         record = self._root.state.snapshots.get(key)
-        return 0 if record is None else usage(f"{snapshots.folder(self._root, record.short)}/fs")
+        return 0 if record is None else below(f"{snapshots.folder(self._root, record.short)}/fs")
 
     def remove(self, key: str) -> None:
         """Forget a snapshot and all that was written to it."""

@@ -323,29 +323,3 @@ def _empty(folder: int) -> None:
     """Remove all that an open directory holds."""
     for name in os.listdir(folder):
         files.remove_tree(f"/proc/self/fd/{folder}/{name}")
-
-
-def usage(path: str) -> int:
-    """Bytes that a tree takes on the disk; a file with several names counts once. A missing one takes none."""
-    total = 0
-    seen: set[tuple[int, int]] = set()
-    stack = [path]
-    while stack:
-        try:
-            listing = os.scandir(stack.pop())
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        with listing:
-            for entry in listing:
-                try:
-                    info = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if stat.S_ISDIR(info.st_mode):
-                    stack.append(entry.path)
-                elif info.st_nlink > 1:
-                    if (info.st_dev, info.st_ino) in seen:
-                        continue
-                    seen.add((info.st_dev, info.st_ino))
-                total += info.st_blocks * 512
-    return total

@@ -9,11 +9,10 @@ the next one goes on with it.
 from __future__ import annotations
 
 import os
-import stat
 import time
-from errno import EACCES, ELOOP, ENOENT, ENOTDIR
 
 from orlop.errors import Conflict, Internal
+from orlop.linux.diskspace import Space
 from orlop.oci import jsontext
 from orlop.oci.chain import chain_ids
 from orlop.store import faults, leases
@@ -24,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from orlop.store.root import Root
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _YOUNG_SECONDS = 3600.0
 """A container's folder that has no container is left alone this long: its container may be about to be recorded."""
 
@@ -61,7 +59,7 @@ def collect(root: Root, *, dry_run: bool = False, keep_partial_seconds: float = 
             plan.forget()
             doomed += [moved for path in plan.paths if (moved := _to_trash(root, path, left))]
     # Counting and removing take their time; nobody need wait for them.
-    space = _Space()
+    space = Space()
     freed = 0
     for path in doomed:
         size = space.of(path)
@@ -146,7 +144,7 @@ class _Plan:
             if not one.active and (keep_partial_seconds <= 0 or one.modified < oldest)
         ]
         self.ingests = sorted(one.name for one in partial)
-        self.partial_bytes = sum(_Space().of(one.path) for one in partial)
+        self.partial_bytes = sum(Space().of(one.path) for one in partial)
         self.trash = [
             f"{base}/trash/{name}"
             for base in (root.path, root.run_path)
@@ -175,87 +173,6 @@ class _Plan:
         doomed = sorted(name for name in names | keys.keys() if name not in needed)
         self.paths += [f"{self._root.path}/{room}/{name}" for name in doomed if name in names]
         return [keys.get(name, name) for name in doomed]
-
-
-class _Space:
-    """Space on disk as a removal would free it: a file with several names counts once."""
-
-    def __init__(self) -> None:
-        self._seen: set[tuple[int, int]] = set()
-
-    def of(self, path: str) -> int:
-        """Bytes that `path` and all below it take, without following links; 0 if it is not there.
-
-        One descriptor is open at a time and no path is built: a container may leave trees deeper than both allow.
-        """
-        try:
-            about = os.lstat(path)
-            here = os.open(path, _FOLDER) if stat.S_ISDIR(about.st_mode) else -1
-        except FileNotFoundError:
-            return 0
-        self._total = self._one(about)
-        if here >= 0:
-            try:
-                here = self._below(here)
-            finally:
-                os.close(here)
-        return self._total
-
-    def _below(self, here: int) -> int:
-        """Add what is below an open folder; returns the descriptor that is open at the end."""
-        rest = self._level(here)
-        above: list[tuple[list[str], tuple[int, int]]] = []
-        while rest or above:
-            if rest:
-                inner = _entered(here, rest.pop())
-                if inner >= 0:
-                    above.append((rest, _identity(here)))
-                    os.close(here)
-                    here, rest = inner, self._level(inner)
-                continue
-            rest, identity = above.pop()
-            outer = os.open("..", _FOLDER, dir_fd=here)
-            os.close(here)
-            here = outer
-            if _identity(here) != identity:
-                break  # moved away under our hands: whoever did that counts or keeps it
-        return here
-
-    def _level(self, folder: int) -> list[str]:
-        """Add the entries of one folder; the names of the folders among them."""
-        inner = []
-        with os.scandir(folder) as listing:
-            for entry in listing:
-                try:
-                    self._total += self._one(entry.stat(follow_symlinks=False))
-                except FileNotFoundError:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    inner.append(entry.name)
-        return inner
-
-    def _one(self, about: os.stat_result) -> int:
-        if about.st_nlink > 1 and not stat.S_ISDIR(about.st_mode):
-            identity = (about.st_dev, about.st_ino)
-            if identity in self._seen:
-                return 0
-            self._seen.add(identity)
-        return about.st_blocks * 512
-
-
-def _entered(folder: int, name: str) -> int:
-    """The opened folder, -1 if it is gone, or none any more, or closed to us."""
-    try:
-        return os.open(name, _FOLDER, dir_fd=folder)
-    except OSError as error:
-        if error.errno in (ENOENT, ENOTDIR, ELOOP, EACCES):
-            return -1
-        raise
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    about = os.fstat(descriptor)
-    return about.st_dev, about.st_ino
 
 
 def _names(path: str) -> list[str]:
