@@ -192,3 +192,24 @@ def test_what_removes_itself_is_mounted_volatile(orlop: Orlop, busybox: str) -> 
     assert "volatile" in orlop("run", "--rm", *show).rpartition("workdir=")[2]
     orlop("run", "--name", "kept", *show)
     assert "volatile" not in orlop("logs", "kept").rpartition("workdir=")[2]
+
+
+def test_a_restart_keeps_what_removes_itself(orlop: Orlop, busybox: str) -> None:
+    """`restart` of a container with --rm is a new life of the same one, with its files; its end removes it."""
+    orlop("run", "-d", "--rm", "--name", "cat", busybox, "sh", "-c", "echo x >> /lives; exec sleep 1000")
+    until_equal(lambda: orlop.run("exec", "cat", "cat", "/lives").stdout, "x\n", "the first life to begin")
+
+    orlop("restart", "-t", "0", "cat")
+
+    until_equal(lambda: orlop.run("exec", "cat", "cat", "/lives").stdout, "x\nx\n", "the second life to begin")
+    orlop("stop", "-t", "0", "cat")
+    assert orlop("ps", "-aq") == ""
+
+
+def test_who_was_killed_before_removing_is_made_up_for(orlop: Orlop, busybox: str) -> None:
+    """A container with --rm goes even where its client was killed after all was given back, and before the removal."""
+    identity = orlop("create", "--rm", busybox, "true").strip()  # as that client leaves it
+
+    orlop("internal", "settle", "default", identity)
+
+    assert orlop("ps", "-aq") == ""

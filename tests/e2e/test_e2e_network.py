@@ -161,3 +161,12 @@ def test_what_killed_commands_left_goes_with_the_next(orlop: Orlop, elsewhere: E
     finally:
         os.close(holder)
         lifecycle.delete(lost, state_root=str(orlop.folder / "run/runtime"), force=True)  # its cgroup
+
+
+def test_the_default_network_stays_by_its_id_too(orlop: Orlop, busybox: str) -> None:
+    """`network rm` refuses the network that is always there, whatever it is called by."""
+    orlop("run", "--rm", busybox, "true")
+    identity = orlop("network", "inspect", "--format", "{{.Id}}", "bridge").strip()
+
+    assert "always there" in orlop.fails("network", "rm", identity[:12])
+    assert orlop("network", "inspect", "--format", "{{.Id}}", "bridge").strip() == identity

@@ -13,6 +13,7 @@ import pytest
 from command import Orlop
 
 import orlop
+from orlop.engine import stopping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,3 +123,23 @@ def test_a_detached_exec_leaves_no_environment_behind(engine: Engine) -> None:
                         assert b"s3cr3t" not in opened.read(), path
     finally:
         engine.containers.remove(name, force=True)
+
+
+def test_letting_go_on_what_goes_on_already_is_fine(tmp_path: Path) -> None:
+    """What stands still when it is killed may have died before it is let go on: that is no failure of the kill."""
+    with orlop.open(root=str(tmp_path / "root"), run_root=str(tmp_path / "run")) as engine:
+        engine.images.from_host(orlop.FromHost(name="base", programs=("busybox",)))
+        wanted = orlop.CreateContainer(image="base", command=("busybox", "sleep", "1000"), network="none")
+        identity = engine.containers.run(wanted).id
+        try:
+            record = engine.containers.record(identity)
+            stopping.let_go_on(engine, record)
+            engine.containers.pause(identity)
+            stopping.let_go_on(engine, record)
+            assert engine.containers.status(record).word == "running"
+            engine.containers.pause(identity)
+            engine.containers.kill(identity)
+            assert engine.containers.wait(identity) == 137
+            stopping.let_go_on(engine, record)
+        finally:
+            engine.containers.remove(identity, force=True)

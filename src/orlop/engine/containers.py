@@ -160,9 +160,13 @@ class Containers:
         stopping.kill(self._engine, self.record(name), signal)
 
     def restart(self, name: str, timeout: int | None = None, report: Report = ignore) -> None:
-        """Stop, then start."""
-        self.stop(name, timeout)
-        self.start(name, None, report)
+        """Stop, then start. What removes itself at its end stays for it."""
+        from orlop.engine import restarting
+
+        record = self.record(name)
+        with restarting.kept(self._engine.root, record):
+            self.stop(record.id, timeout)
+        self.start(record.id, None, report)
 
     def pause(self, name: str) -> None:
         """Freeze every process of a container."""

@@ -162,9 +162,9 @@ class Networks:
 
     def remove(self, name: str) -> None:
         """Delete a network. Conflict while a container, running or not, is in it."""
-        if name in {DEFAULT, *_BUILT_IN}:
+        record = None if name in {DEFAULT, *_BUILT_IN} else self._find(name)
+        if record is None or record["name"] == DEFAULT:  # by its id
             raise InvalidArgument(f"{name} is a network that is always there and cannot be removed")
-        record = self._find(name)
         self.reconcile()
         users = [
             one.name

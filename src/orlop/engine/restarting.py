@@ -49,6 +49,26 @@ def restart(engine: Engine, record: ContainerRecord, start: Callable[[], object]
                 call_off(root, record.id)
 
 
+class kept:  # noqa: N801  # used as a verb
+    """A context in which an end does not remove a container that removes itself: somebody starts it again at once."""
+
+    __slots__ = ("_record", "_root")
+
+    def __init__(self, root: Root, record: ContainerRecord) -> None:
+        self._root = root
+        self._record = record
+
+    def __enter__(self) -> None:
+        if self._record.config["auto_remove"]:
+            with self._root.lock(f"container-{self._record.id}"):
+                announce(self._root, self._record.id)
+
+    def __exit__(self, *_: object) -> None:
+        if self._record.config["auto_remove"]:
+            with self._root.lock(f"container-{self._record.id}"):
+                call_off(self._root, self._record.id)
+
+
 def call_off(root: Root, container: str) -> None:
     """Whoever waits to start the container goes away. The container's lock is held."""
     try:

@@ -52,7 +52,7 @@ def settle_once(
         settled = status.launch_record(root, container) is None  # by somebody else
         if not settled and status.status_of(root, record).running:
             return None
-        removing = not settled and record.config["auto_remove"]
+        removing = record.config["auto_remove"] and _goes(engine, record, settled=settled)
         if not settled:
             ended = ended or exit_record.read(status.run_dir(root, container))
             if removing:
@@ -67,6 +67,14 @@ def settle_once(
             creation.remove(engine, record, volumes=True)
             return None
     return record
+
+
+def _goes(engine: Engine, record: ContainerRecord, *, settled: bool) -> bool:
+    """Whether a container that removes itself does so now: not where `restart` of it goes on after this end.
+
+    Whoever was killed between giving back and removing has recorded no end, and the next one goes on from there.
+    """
+    return not record.state.get("finished") if settled else not status.awaited(engine.root, record.id)
 
 
 def _announce(engine: Engine, record: ContainerRecord) -> None:

@@ -167,9 +167,12 @@ def restarting_file(root: Root, container: str) -> str:
 
 
 def _is_restarting(root: Root, record: ContainerRecord) -> bool:
-    if record.config["restart"]["name"] == "no":
-        return False
-    waiting = read_json(restarting_file(root, record.id))
+    return record.config["restart"]["name"] != "no" and awaited(root, record.id)
+
+
+def awaited(root: Root, container: str) -> bool:
+    """Whether somebody who lives has said that he will start the container again."""
+    waiting = read_json(restarting_file(root, container))
     return waiting is not None and process.alive(waiting["pid"], waiting["ticks"])
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from orlop.engine import journal, restarting, settling, status
-from orlop.errors import DeadlineExceeded, FailedPrecondition
-from orlop.linux import process, signals
+from orlop.errors import DeadlineExceeded, FailedPrecondition, OrlopError
+from orlop.linux import process, signals, wholefile
 from orlop.linux.cgroups import Cgroup
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ def stop(engine: Engine, record: ContainerRecord, timeout: int) -> None:
         return
     _mark_stopped(engine, record)
     if now.word == "paused":
-        unpause(engine, record)
+        let_go_on(engine, record)
     gone = False
     if timeout != 0:
         _signal(started, signals.number_of(record.config["stop_signal"]))
@@ -59,7 +59,7 @@ def kill(engine: Engine, record: ContainerRecord, signal: str) -> None:
     journal.record(engine.root, "container", "kill", record.id, {"name": record.name, "signal": str(number)})
     if number == _KILL:
         if now.word == "paused":  # what stands still cannot die
-            unpause(engine, record)
+            let_go_on(engine, record)
         _await_end(record, started)
 
 
@@ -105,7 +105,7 @@ def pause(engine: Engine, record: ContainerRecord) -> None:
     try:
         cgroup.freeze()
     except BaseException:
-        os.unlink(mark)
+        wholefile.forget(mark)
         raise
     journal.record(engine.root, "container", "pause", record.id, {"name": record.name})
 
@@ -115,8 +115,17 @@ def unpause(engine: Engine, record: ContainerRecord) -> None:
     if status.status_of(engine.root, record).word != "paused":
         raise FailedPrecondition(f"container {record.name} is not paused")
     _cgroup(engine, record).thaw()
-    os.unlink(status.paused_file(engine.root, record.id))
+    wholefile.forget(status.paused_file(engine.root, record.id))  # who has ended meanwhile has no files left
     journal.record(engine.root, "container", "unpause", record.id, {"name": record.name})
+
+
+def let_go_on(engine: Engine, record: ContainerRecord) -> None:
+    """As `unpause`; fine where it ends or goes on by itself meanwhile (with cgroup v2, SIGKILL ends what is frozen)."""
+    try:
+        unpause(engine, record)
+    except (OSError, OrlopError):
+        if status.status_of(engine.root, record).word == "paused":
+            raise
 
 
 def _cgroup(engine: Engine, record: ContainerRecord) -> Cgroup:
