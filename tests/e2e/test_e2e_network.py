@@ -9,16 +9,17 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from command import Orlop
 from patience import free_port, until
 
 from orlop.linux import process
 from orlop.runtime import lifecycle
 
 if TYPE_CHECKING:
-    from command import Orlop
     from elsewhere import Elsewhere
 
 SERVE = "while :; do echo hello | nc -l -p 80; done"
@@ -170,3 +171,24 @@ def test_the_default_network_stays_by_its_id_too(orlop: Orlop, busybox: str) -> 
 
     assert "always there" in orlop.fails("network", "rm", identity[:12])
     assert orlop("network", "inspect", "--format", "{{.Id}}", "bridge").strip() == identity
+
+
+def test_another_run_directory_leaves_a_build_its_network(orlop: Orlop, busybox: str) -> None:
+    """Whoever tidies networks up from another run directory knows a running build's step by its lease."""
+    (orlop.folder / "Dockerfile").write_text(
+        f"FROM {busybox}\nRUN --mount=type=cache,target=/c touch /c/here; "
+        "until [ -e /c/go ]; do sleep 0.1; done; ip addr show eth0 | grep inet\n"
+    )
+    other = Orlop(orlop.folder, ORLOP_RUN_ROOT=str(orlop.folder / "run2"))
+    cache = orlop.folder / "root" / "build" / "cache"
+    with subprocess.Popen([*orlop.program, "build", "-q", "."], env=orlop.environ, cwd=orlop.folder) as build:
+        try:
+            until(lambda: list(cache.glob("*/here")), "the step to run")
+            other("network", "create", "lan")
+            other("network", "rm", "lan")
+        finally:
+            for folder in cache.glob("*"):
+                (folder / "go").touch()
+            code = build.wait()
+
+    assert code == 0

@@ -40,11 +40,11 @@ class Builds:
         for tag in tags:
             if tag.digest:
                 raise InvalidArgument(f"-t {tag.familiar} names a digest, which is not a tag", hint="use NAME[:TAG]")
-        steps = Steps(engine, memory=request.memory, add_hosts=request.add_hosts, report=report)
         with (
             engine.root.lease() as lease,
             Workspace(engine.root, engine.snapshotter, lease, namespace=self._namespace) as workspace,
         ):
+            steps = Steps(engine, lease, memory=request.memory, add_hosts=request.add_hosts, report=report)
             built = solve(
                 self._request(request),
                 workspace=workspace,

@@ -63,11 +63,17 @@ def _attached(engine: Engine) -> Iterator[tuple[Network, Attachment]]:
 
 
 def _live(engine: Engine) -> set[str]:
-    """The ids whose networks stay: of recorded containers, and of build steps, which only have a folder.
+    """The ids whose networks stay: of recorded containers, and of build steps, which their builds' leases hold.
 
-    A step's folder that its build was killed beside is told by its processes, or, before they are written down, by age.
+    A step whose build was killed only has a folder: that is told by its processes, or, before they are written down, by
+    its age.
     """
-    found = {record.id for record in engine.root.state.containers.all()}
+    from orlop.store import leases
+
+    # Leases before records: what leaves the one set is in the other by then.
+    held = leases.live(f"{engine.root.path}/leases", reap=False)
+    found = {key for kind, key in held if kind == "container"}
+    found |= {record.id for record in engine.root.state.containers.all()}
     folder = f"{engine.root.run_path}/containers"
     try:
         names = os.listdir(folder)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from orlop.events import Event, Report
     from orlop.runtime.attach import Session
     from orlop.runtime.records import ExitRecord
+    from orlop.store.leases import Lease
 
 _KILLED = 137
 
@@ -28,9 +29,10 @@ class Steps:
     """Runs the steps of one build. Called from several threads."""
 
     def __init__(
-        self, engine: Engine, *, memory: int = 0, add_hosts: tuple[str, ...] = (), report: Report = ignore
+        self, engine: Engine, lease: Lease, *, memory: int = 0, add_hosts: tuple[str, ...] = (), report: Report = ignore
     ) -> None:
         self._engine = engine
+        self._lease = lease
         self._report = report
         self._told: set[str] = set()
         self._memory = memory
@@ -41,6 +43,7 @@ class Steps:
         from orlop.engine import launch, settling  # a build in which nothing runs does not load the runtime
 
         record = self._record(step)
+        self._lease.hold("container", record.id)  # no table has it, and others may look from another run directory
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             session = launch.launch(

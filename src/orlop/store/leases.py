@@ -91,7 +91,7 @@ class Lease:
 
 
 def live(folder: str, *, reap: bool = True) -> set[tuple[str, str]]:
-    """All that live leases hold; dead ones are removed if `reap`. The caller holds the collection lock."""
+    """All that live leases hold; dead ones are removed if `reap`, for which the caller holds the collection lock."""
     held: set[tuple[str, str]] = set()
     for name in os.listdir(folder):
         path = f"{folder}/{name}"
