@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from command import Orlop
-from patience import free_port, until
+from patience import PATIENCE, free_port, until
 
 from orlop.linux import process
 from orlop.runtime import lifecycle
@@ -192,3 +192,21 @@ def test_another_run_directory_leaves_a_build_its_network(orlop: Orlop, busybox:
             code = build.wait()
 
     assert code == 0
+
+
+def test_the_port_of_a_dead_container_is_taken_over(orlop: Orlop, busybox: str) -> None:
+    """Who was killed with nobody to tidy up keeps no port, and takes none from its next owner when it is removed."""
+    port = free_port()
+    dead = orlop("run", "-d", "-p", f"{port}:80", busybox, "sleep", "1000").strip()
+    launch = json.loads((orlop.folder / "run/containers" / dead / "launch.json").read_text())
+    for who, ticks in (("shim_pid", "shim_ticks"), ("pid", "ticks")):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(launch[who], signal.SIGKILL)
+        assert process.wait_gone(launch[who], launch[ticks], PATIENCE)
+    until(lambda: f"ol{dead[:12]}" not in os.listdir("/sys/class/net"), "the dead container's link to go")
+
+    orlop("run", "-d", "--name", "next", "-p", f"{port}:80", busybox, "sh", "-c", SERVE)
+    assert fetch("127.0.0.1", port) == b"hello\n"
+    orlop("rm", "-f", dead)
+
+    assert fetch("127.0.0.1", port) == b"hello\n"

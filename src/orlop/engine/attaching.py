@@ -182,7 +182,10 @@ def bindings(config: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def taken(engine: Engine, record: ContainerRecord) -> tuple[tuple[str, Published], ...]:
-    """Ports that other running containers have published, with the containers' names, for a clear refusal."""
+    """Ports that other running containers have published, with the containers' names, for a clear refusal.
+
+    Who was killed with nobody to tidy up has his ports no more: they are taken over.
+    """
     if not record.config["network"]["publish"]:
         return ()
     from orlop.network.ports import Published
@@ -190,7 +193,9 @@ def taken(engine: Engine, record: ContainerRecord) -> tuple[tuple[str, Published
     found: list[tuple[str, Published]] = []
     for other in engine.root.state.containers.all():
         started = status.launch_record(engine.root, other.id) if other.id != record.id else None
-        ports = ((started or {}).get("network") or {}).get("ports", ())
+        if started is None or not status.lives(started):
+            continue
+        ports = (started["network"] or {}).get("ports", ())
         found += [(other.name, Published.from_json(port)) for port in ports]
     return tuple(found)
 

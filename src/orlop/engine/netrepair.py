@@ -86,13 +86,10 @@ def _live(engine: Engine) -> set[str]:
 
 
 def _runs(engine: Engine, container: str) -> bool:
-    from orlop.linux import process
-
     try:
         launch = status.launch_record(engine.root, container)
         if launch is not None:
-            first = process.alive(launch["pid"], launch["ticks"])
-            return first or process.alive(launch["shim_pid"], launch["shim_ticks"])
+            return status.lives(launch)
         return os.stat(status.run_dir(engine.root, container)).st_mtime > time.time() - _YOUNG
     except (FileNotFoundError, OrlopError):
         return False

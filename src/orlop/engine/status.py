@@ -104,6 +104,11 @@ def launch_record(root: Root, container: str) -> dict[str, Any] | None:
     return read_json(f"{run_dir(root, container)}/launch.json")
 
 
+def lives(launch: dict[str, Any]) -> bool:
+    """Whether the program of a launch record runs, or its shim, which has its ports until it has tidied up."""
+    return process.alive(launch["pid"], launch["ticks"]) or process.alive(launch["shim_pid"], launch["shim_ticks"])
+
+
 def status_of(root: Root, record: ContainerRecord) -> Status:
     """The state of one container, from its record, its run files and its process."""
     state = record.state

@@ -117,21 +117,31 @@ def _taken(nft: Nftables, ways: Sequence[Way], alive: Callable[[str], bool]) -> 
     return None
 
 
-def close_way(nft: Nftables, ways: Sequence[Way]) -> None:
-    """Take published ports back. What is gone already is as good."""
-    if not ways:
-        return
-    batch = Batch(INET)
+def close_way(nft: Nftables, ways: Sequence[Way], owner: str) -> None:
+    """Take published ports of `owner` back. What is gone already, or taken over by somebody else, is as good."""
+    wanted: dict[str, set[bytes]] = {}
     for way in ways:
         name, element = way_element(way)
-        batch.delete_elements(TABLE, name, [Element(key=element.key)])
+        wanted.setdefault(name, set()).add(element.key)
+    batch, count = Batch(INET), 0
+    for name, keys in wanted.items():
+        own = [
+            Element(key=found.key)
+            for found in nft.elements(INET, TABLE, name)
+            if found.key in keys and found.comment == owner
+        ]
+        if own:
+            batch.delete_elements(TABLE, name, own)
+            count += len(own)
+    if not count:
+        return
     try:
         nft.commit(batch)
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
-        wanted = {way_element(way)[1].key for way in ways}
-        _delete(nft, lambda found: found.key in wanted)
+        every = set().union(*wanted.values())
+        _delete(nft, lambda found: found.key in every and found.comment == owner)
 
 
 def remove_network(nft: Nftables, *, bridge: str, subnets: tuple[tuple[str, int], ...]) -> None:

@@ -74,7 +74,7 @@ def publish(
             start_proxy(attachment, reserved, python=request.python)
         except BaseException:
             with Nftables() as nft:
-                firewall.close_way(nft, ways(attachment))
+                firewall.close_way(nft, ways(attachment), _owner(attachment))
             raise
     return attachment
 
@@ -114,7 +114,7 @@ def unpublish(attachment: Attachment) -> None:
     translated = ways(attachment)
     if translated:
         with Nftables() as nft:
-            firewall.close_way(nft, translated)
+            firewall.close_way(nft, translated, _owner(attachment))
         _forget_datagrams(attachment)
 
 
