@@ -146,3 +146,36 @@ def test_what_a_container_has_changed(orlop: Orlop, busybox: str) -> None:
 
     assert orlop("diff", "quiet") == ""
     assert orlop("diff", "loud").splitlines() == ["A /a\\x1bb", "C /etc", "A /etc/new", "D /etc/passwd", "A /made"]
+
+
+def test_a_client_that_stands_still_holds_up_no_container(orlop: Orlop, busybox: str) -> None:
+    """^Z on `exec`, or a reader that stops reading it: the container can be stopped nevertheless."""
+    orlop("run", "-d", "--name", "free", "--network", "none", busybox, "sleep", "1000")
+    with subprocess.Popen(
+        [*orlop.program, "exec", "free", "sh", "-c", "echo ready; sleep 1000"],
+        env=orlop.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    ) as still, subprocess.Popen(
+        [*orlop.program, "exec", "-t", "free", "sh", "-c", "echo ready; yes; sleep 1000"],
+        env=orlop.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    ) as stuck:  # fmt: skip
+        try:
+            for client in (still, stuck):
+                assert client.stdout is not None
+                assert client.stdout.readline().strip() == b"ready"
+            still.send_signal(signal.SIGSTOP)
+            until(lambda: _waits_for_reader(stuck.pid))
+
+            orlop("stop", "-t", "0", "free", timeout=60)
+
+            still.send_signal(signal.SIGCONT)
+            assert still.wait(timeout=60) == 137
+        finally:
+            still.kill()
+            stuck.kill()
+    orlop("rm", "free")
+
+
+def _waits_for_reader(pid: int) -> bool:
+    """Whether the process sleeps in write(2)."""
+    with open(f"/proc/{pid}/syscall") as file:
+        return file.read().split()[0] in {"1", "64"}  # on x86_64, on aarch64

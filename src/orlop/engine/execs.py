@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orlop.engine.core import Engine
     from orlop.engine.requests import Exec, Stdio
     from orlop.engine.status import Status
+    from orlop.runtime.request import ExecRequest
     from orlop.store.containers import ContainerRecord
 
 
@@ -79,20 +80,7 @@ def execute(engine: Engine, request: Exec, stdio: Stdio | None) -> int:
 
     if thread_count() != 1:
         return _spawned(engine, record, given, stdio)
-    engine.disconnect()
-    state_root = f"{engine.root.run_path}/runtime"
-    if request.tty:
-        from orlop.engine import terminals
-
-        return terminals.execute(record.id, given, state_root=state_root, stdio=stdio)
-    from orlop.runtime import execute as programs
-
-    nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        streams = (nothing if stdio.stdin < 0 else stdio.stdin, stdio.stdout, stdio.stderr)
-        return programs.execute(record.id, given, state_root=state_root, stdio=streams)
-    finally:
-        os.close(nothing)
+    return _forked(engine, record, given, stdio)
 
 
 def _argv(engine: Engine, record: ContainerRecord, program: str, given: dict[str, Any], *more: str) -> list[str]:
@@ -143,25 +131,49 @@ def _found(engine: Engine, program: str) -> str:
     raise NotFound(f"the runtime {program} is not installed")
 
 
-def _spawned(engine: Engine, record: ContainerRecord, given: dict[str, Any], stdio: Stdio) -> int:
-    """In a program with threads, the spawner's process starts it."""
+def _forked(engine: Engine, record: ContainerRecord, given: dict[str, Any], stdio: Stdio) -> int:
+    """A child in a session of its own starts it and waits for it, and we wait for that one.
+
+    A PID namespace ends when all who were in it are reaped. We may be stopped from the keyboard, or stand still at an
+    output that nobody reads: were the program our own child, the container could not be stopped meanwhile.
+    """
+    from orlop.runtime.spawner import DirectSpawner
+
+    spawner = DirectSpawner(engine.disconnect)
+    if given["terminal"]:
+        from orlop.engine import terminals
+
+        code = terminals.execute(lambda sized: spawner.execute(_request(engine, record, sized)), given, stdio)
+        if code is None:
+            return 0  # the user has left, the program goes on
+    else:
+        with spawner.execute(_request(engine, record, given), stdio=_streams(stdio)) as handle:
+            code = handle.wait()
+    spawner.settle()
+    return code
+
+
+def _request(engine: Engine, record: ContainerRecord, given: dict[str, Any]) -> ExecRequest:
     from orlop.oci import jsontext
     from orlop.runtime.request import ExecRequest
 
+    return ExecRequest(
+        container_id=record.id, state_root=f"{engine.root.run_path}/runtime", process=jsontext.dumps(given)
+    )
+
+
+def _streams(stdio: Stdio) -> tuple[int, int, int]:
+    return (stdio.stdin, stdio.stdout, stdio.stderr)
+
+
+def _spawned(engine: Engine, record: ContainerRecord, given: dict[str, Any], stdio: Stdio) -> int:
+    """In a program with threads, the spawner's process starts it."""
     if given["terminal"]:
         raise Unimplemented(
             "a program with threads cannot serve a terminal here", hint="exec without tty, or from the command line"
         )
-    request = ExecRequest(
-        container_id=record.id, state_root=f"{engine.root.run_path}/runtime", process=jsontext.dumps(given)
-    )
-    nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        streams = [fd if fd >= 0 else nothing for fd in (stdio.stdin, stdio.stdout, stdio.stderr)]
-        with engine.spawner.execute(request, stdio=(streams[0], streams[1], streams[2])) as handle:
-            return handle.wait()
-    finally:
-        os.close(nothing)
+    with engine.spawner.execute(_request(engine, record, given), stdio=_streams(stdio)) as handle:
+        return handle.wait()
 
 
 def by_program(

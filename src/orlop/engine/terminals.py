@@ -7,37 +7,39 @@ import select
 import sys
 
 from orlop.linux import terminal
-from orlop.runtime import execute as programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from orlop.engine.requests import Stdio
     from orlop.runtime.attach import DetachKeys
+    from orlop.runtime.spawner import ExecHandle
 
 _READ_SIZE = 1 << 16
 
 
-def execute(container: str, given: dict[str, Any], *, state_root: str, stdio: Stdio) -> int:
-    """Run it joined to `stdio` until it ends, its exit code; or until the user detaches, which is 0."""
+def execute(begin: Callable[[dict[str, Any]], ExecHandle], given: dict[str, Any], stdio: Stdio) -> int | None:
+    """Begin the program `given`, joined to `stdio` until it ends, its exit code; or until the user detaches: None."""
     from orlop.runtime.attach import DetachKeys
 
     keys = DetachKeys(stdio.detach_keys)  # a bad key is refused before anything runs
     if os.isatty(stdio.stdout):
         rows, columns = terminal.window_size(stdio.stdout)
         given = given | {"consoleSize": {"height": rows, "width": columns}}
-    started = programs.begin(container, given, state_root=state_root)
-    raw = terminal.raw(stdio.stdin) if stdio.stdin >= 0 and os.isatty(stdio.stdin) else None
-    try:
-        left = _serve(started.terminal, stdio, keys)
-        if left:
-            _keep(started.terminal)
-    finally:
-        if raw is not None:
-            terminal.restore(stdio.stdin, raw)
-        os.close(started.terminal)
-    return 0 if left else programs.wait(started.pid)
+    with begin(given) as started:
+        raw = terminal.raw(stdio.stdin) if stdio.stdin >= 0 and os.isatty(stdio.stdin) else None
+        try:
+            left = _serve(started.terminal, stdio, keys)
+            if left:
+                _keep(started.terminal)
+        finally:
+            if raw is not None:
+                terminal.restore(stdio.stdin, raw)
+            os.close(started.terminal)
+            started.terminal = -1
+        return None if left else started.wait()
 
 
 def _keep(master: int) -> None:

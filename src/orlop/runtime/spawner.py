@@ -179,7 +179,8 @@ class DirectSpawner:
     """Forks by itself, without a process in between. Refused (FailedPrecondition) in a process with threads.
 
     For programs with one thread that start containers with this room alone, and the contract suite's second witness.
-    The engine does not use it: its callers have threads, and the spawner's process loads its modules beside them.
+    The engine uses it for `exec` alone: its other callers have threads, and the spawner's process loads its modules
+    beside them.
     `before_fork` is called before every fork.
     """
 
@@ -233,6 +234,15 @@ class DirectSpawner:
             except ChildProcessError:
                 continue
         self._children = left
+
+    def settle(self) -> None:
+        """Wait for all shims and runners; one whose program has ended is about to end, too."""
+        children, self._children = self._children, []
+        for pid in children:
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                continue
 
     def close(self) -> None:
         """Nothing but zombies was kept."""
