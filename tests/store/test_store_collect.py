@@ -468,3 +468,26 @@ def test_killed_at_any_moment_the_store_stays_whole(root: Root, spawn: Spawn) ->
     for room in ("layers", "trash", "leases", "content/ingest", "content/blobs/sha256"):
         assert os.listdir(f"{root.path}/{room}") == []
     assert not [name for name in os.listdir(f"{root.path}/content") if name.endswith(".new")]
+
+
+def test_a_snapshot_begun_during_a_collection_stays(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds a snapshot and makes it while a collection looks at what is there finds it whole afterwards."""
+    digests = root.content.digests
+    folder = f"{root.path}/snapshots/new"
+
+    def meanwhile() -> Iterator[Digest]:
+        if not os.path.isdir(folder):
+            root.state.snapshots.add(SnapshotRecord(key="one", short="new", layers=(), owner="one"))
+            os.mkdir(folder)
+        return digests()
+
+    with root.lease() as lease:
+        lease.hold("snapshot", "one")
+        monkeypatch.setattr(root.content, "digests", meanwhile)  # what a collection looks at after the records
+        collect(root)
+        assert os.path.isdir(folder)
+        assert root.state.snapshots.get("one") is not None
+
+    collect(root)
+    assert not os.path.exists(folder)
+    assert root.state.snapshots.get("one") is None

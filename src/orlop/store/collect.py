@@ -99,6 +99,9 @@ class _Needed:
         self.layers = {key for kind, key in held if kind == "layer"}
         self.snapshots = {key for kind, key in held if kind == "snapshot"}
         self.containers = {key for kind, key in held if kind == "container"}
+        # Listed before the records are read: a snapshot's record is there before its folder. What is begun after this
+        # is in no list, and stays.
+        self.folders = {room: set(_names(f"{root.path}/{room}")) for room in ("layers", "snapshots")}
         state = root.state
         with state.database.reading() as database:
             for manifest, config, text in database.query("SELECT manifest, config, layers FROM images"):
@@ -133,8 +136,8 @@ class _Plan:
         self.paths += [root.content.path(digest) for digest in self.blobs]
         layers = {layer.short: layer.key for layer in needed.layer_records}
         snapshots = {snapshot.short: snapshot.key for snapshot in needed.snapshot_records}
-        self.layers = self._folders("layers", needed.layers, layers)
-        self.snapshots = self._folders("snapshots", needed.snapshots, snapshots)
+        self.layers = self._folders("layers", needed.folders, needed.layers, layers)
+        self.snapshots = self._folders("snapshots", needed.folders, needed.snapshots, snapshots)
         self._layer_rows = [(key,) for short, key in layers.items() if short not in needed.layers]
         self._snapshot_rows = [(key,) for short, key in snapshots.items() if short not in needed.snapshots]
         oldest = time.time() - keep_partial_seconds
@@ -167,9 +170,9 @@ class _Plan:
         for name in self.ingests:
             self._root.content.discard_partial(name)
 
-    def _folders(self, room: str, needed: set[str], keys: dict[str, str]) -> list[str]:
+    def _folders(self, room: str, folders: dict[str, set[str]], needed: set[str], keys: dict[str, str]) -> list[str]:
         """Folders (and records without one) of a room that go, by key where there is one."""
-        names = set(_names(f"{self._root.path}/{room}"))
+        names = folders[room]
         doomed = sorted(name for name in names | keys.keys() if name not in needed)
         self.paths += [f"{self._root.path}/{room}/{name}" for name in doomed if name in names]
         return [keys.get(name, name) for name in doomed]
