@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from patience import until, until_equal
+from patience import PATIENCE, until, until_equal
+
+from orlop.linux import process
 
 if TYPE_CHECKING:
     from command import Orlop
@@ -175,7 +179,6 @@ def test_killed_monitor_is_told(orlop: Orlop, busybox: str) -> None:
     """When a container's monitor is killed, the container lives on; how it then ends is said to be unknown."""
     orlop("run", "-d", "--name", "orphan", busybox, "sleep", "1000")
     launch = next((orlop.folder / "run/containers").glob("*/launch.json"))
-    import json
 
     pids = json.loads(launch.read_text())
     os.kill(pids["shim_pid"], signal.SIGKILL)
@@ -187,3 +190,22 @@ def test_killed_monitor_is_told(orlop: Orlop, busybox: str) -> None:
     assert "unknown" in shown["Error"]
     orlop("rm", "orphan")
     clean(orlop)
+
+
+def test_removing_takes_what_a_killed_start_left(orlop: Orlop, busybox: str) -> None:
+    """`rm` of a container whose start was killed, and all who would have undone it, leaves no cgroup and no state."""
+    identity = orlop("run", "-d", busybox, "sleep", "1000").strip()
+    run = orlop.folder / "run/containers" / identity
+    pids = json.loads((run / "launch.json").read_text())
+    for who, ticks in (("shim_pid", "shim_ticks"), ("pid", "ticks")):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pids[who], signal.SIGKILL)
+        assert process.wait_gone(pids[who], pids[ticks], PATIENCE)
+    (run / "launch.json").unlink()  # it is written last: a start that is killed before has none
+    assert Path(f"/sys/fs/cgroup/pids{pids['cgroup']}").exists() or Path(f"/sys/fs/cgroup{pids['cgroup']}").exists()
+
+    orlop("rm", identity)
+
+    assert not (orlop.folder / "run/runtime" / identity).exists()
+    assert not Path(f"/sys/fs/cgroup/pids{pids['cgroup']}").exists()
+    assert not Path(f"/sys/fs/cgroup{pids['cgroup']}").exists()

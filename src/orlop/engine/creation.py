@@ -173,6 +173,10 @@ def remove(engine: Engine, record: ContainerRecord, *, volumes: bool = False, me
             restarting.call_off(root, record.id)
     with root.state.database.relaxed():  # should a crash bring it back, it is nobody's: the next collection takes it
         engine.snapshotter.remove(record.id)
+    if os.path.lexists(f"{root.run_path}/runtime/{record.id}"):
+        from orlop.engine import settling
+
+        settling.give_back(engine, record)  # a start was killed with all who would have undone it
     for folder in (status.run_dir(root, record.id), status.data_dir(root, record.id)):
         if os.path.lexists(folder):
             discard(root, folder)

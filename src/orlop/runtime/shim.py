@@ -64,6 +64,7 @@ class Shim:
         except Exception as error:  # noqa: BLE001  # nobody above us: it travels to the asker
             self._fail(error, f"container {request.id} cannot be created")
         try:
+            self._control.send(created=True)  # from here on there is something to undo
             self._await_start()
             self._start()
             self._control.send(started=True)
@@ -138,7 +139,6 @@ class Shim:
                 from orlop.linux import terminal
 
                 terminal.set_window_size(created.terminal, *request.console_size)
-        self._control.send(created=True)
         return created
 
     def _tell_namespaces(self, pid: int) -> None:
