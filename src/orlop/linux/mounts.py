@@ -450,6 +450,16 @@ def mountinfo(pid: int | str = "self") -> list[MountInfo]:
         return parse_mountinfo(table.read())
 
 
+def id_of(fd: int) -> int:
+    """The id of the mount that the open file is on: what mountinfo shows once it is attached (proc(5), fdinfo)."""
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        for line in file:
+            name, _, value = line.partition(":")
+            if name == "mnt_id":
+                return int(value)
+    raise OSError(errno.EOPNOTSUPP, "the kernel does not tell on which mount a file is")
+
+
 def mounted_at(target: str) -> bool:
     """Whether something is mounted exactly on `target` (an absolute path without symlinks)."""
     return any(entry.target == target for entry in mountinfo())

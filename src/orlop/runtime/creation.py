@@ -77,8 +77,10 @@ def create(
         warn("the bundle has no process: the container can be created but not started")
     directory, old = states.claim(state_root, container_id)
     try:
-        if old is not None and old.cgroup:
-            _clear(cgroups.Cgroup(old.cgroup))
+        if old is not None:
+            if old.cgroup:
+                _clear(cgroups.Cgroup(old.cgroup))
+            states.take_down(old)
         launch = Launch(
             spec,
             bundle=bundle,
@@ -132,6 +134,8 @@ class _Making:
             rootfs=launch.root_path,
             oci_version=spec["ociVersion"],
             cgroup=launch.cgroup.path if launch.cgroup else "",
+            mounted=os.path.realpath(launch.root_path) if launch.mounts_outside else "",
+            mount_id=mounts.id_of(launch.root_fd) if launch.mounts_outside else 0,
             own_mounts="mount" in launch.namespaces.new,
             own_pids="pid" in launch.namespaces.new,
             annotations=spec.get("annotations") or {},
@@ -221,8 +225,6 @@ class _Making:
             elif "hooks" in message:
                 self._run_hooks(pid)
                 ours.send(hooked=True)
-            elif "attached" in message:
-                self._container = self._container.replace(mounted=self._launch.root_path)
             elif "created" in message:
                 return
             elif "error" in message:
@@ -262,8 +264,7 @@ class _Making:
             os.waitpid(pid, 0)
         if self._terminal >= 0:
             os.close(self._terminal)
-        if self._container.mounted:
-            mounts.unmount(self._container.mounted, mounts.MNT_DETACH)
+        states.take_down(self._container)
         if self._launch.cgroup is not None:
             _clear(self._launch.cgroup)
 

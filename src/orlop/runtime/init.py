@@ -136,8 +136,6 @@ class Init:
             self._await_cgroup()
             launch.namespaces.join(("mount",))
         root = rootfs.attach_root(launch.root_fd, launch.root_path, shared=own and launch.shared, elsewhere=own)
-        if launch.mounts_outside:
-            self._channel.send(attached=True)
         self._mount_all(root)
         self._await_cgroup()
         if rootfs.needs_devices(launch.sources):

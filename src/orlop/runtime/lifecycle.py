@@ -10,7 +10,7 @@ import select
 import time
 
 from orlop.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
-from orlop.linux import cgroups, mounts, process
+from orlop.linux import cgroups, process
 from orlop.runtime import barrier, hooks
 from orlop.runtime import state as states
 from orlop.runtime.creation import Created, create, ignore
@@ -156,8 +156,7 @@ def delete(container_id: str, *, state_root: str, force: bool = False, warn: Cal
             if group.pids():
                 group.kill()
             group.delete()
-        if container.mounted:
-            mounts.unmount(container.mounted, mounts.MNT_DETACH)
+        states.take_down(container)
         try:
             given = states.config(directory.path).get("hooks") or {}
         except FileNotFoundError:

@@ -58,6 +58,7 @@ class Container(Value):
     oci_version: str = ""
     cgroup: str = ""  # as linux.cgroups.Cgroup takes it; "" for none
     mounted: str = ""  # where its root is mounted on the host, without a mount namespace of its own
+    mount_id: int = 0  # of that mount, from before it is mounted there: so what a killed maker left is known, too
     own_mounts: bool = True  # a mount namespace of its own: its root is that of the namespace
     own_pids: bool = True  # a PID namespace of its own: init's end is everybody's
     annotations: Mapping[str, str] = jsontext.EMPTY
@@ -184,6 +185,16 @@ def load(state_root: str, container_id: str) -> tuple[Container, str]:
             return Container(id=container_id, bundle=""), path
         raise _no_container(state_root, container_id)
     return found, path
+
+
+def take_down(container: Container) -> None:
+    """Unmount the container's root where the host sees it, unless somebody has done so. Nothing else is touched."""
+    if not container.mounted:
+        return
+    from orlop.linux import mounts  # few containers have no mount namespace
+
+    if any(entry.id == container.mount_id and entry.target == container.mounted for entry in mounts.mountinfo()):
+        mounts.unmount(container.mounted, mounts.MNT_DETACH)
 
 
 def read(path: str) -> Container:
