@@ -88,6 +88,24 @@ def test_cache_mounts_are_counted_and_pruned(kitchen: Kitchen) -> None:
     assert caches.sizes() == {}
 
 
+def test_half_a_cache_mount_is_none(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prune that is killed half way leaves no cache that a build would use; the next prune takes the rest."""
+    kitchen.build("FROM base\nRUN --mount=type=cache,target=/c echo 123 > /c/file\n")
+    caches = CacheMounts(root=kitchen.root)
+    (name,) = caches.sizes()
+
+    def killed(path: str) -> None:
+        raise KeyboardInterrupt(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("orlop.linux.files.remove_tree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            caches.prune()
+    assert name not in caches.sizes()
+    assert caches.prune() >= 3
+    assert caches.sizes() == {}
+
+
 def test_cache_mounts_start_with_what_from_names(kitchen: Kitchen) -> None:
     """With from= a new cache is filled once; uid and mode are those of the flag."""
     text = (

@@ -103,6 +103,9 @@ class CacheMounts(Value):
         try:
             with self.root.lock(_lock_of(name.partition(".")[0]), wait=False):
                 freed = diskspace.below(path)
+                if "." not in name:  # half a cache must not be taken for a whole one, should we be killed
+                    path, old = f"{path}.{os.getpid()}-{os.urandom(4).hex()}", path
+                    os.rename(old, path)
                 files.remove_tree(path)
                 return freed
         except Conflict:

@@ -132,8 +132,8 @@ def restore(attachments: Iterable[tuple[Network, Attachment]]) -> int:
                 _open(nft, network, attachment, missing)
                 if attachment.proxied:
                     start_proxy(attachment)
-            except Conflict:
-                continue  # somebody else has taken a port meanwhile: it stays theirs
+            except (Conflict, OSError):
+                continue  # somebody else has a port meanwhile, and it stays theirs; or the container ends just now
             count += len(missing)
     return count
 
