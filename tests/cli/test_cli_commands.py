@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orlop.cli import commands
+from orlop.cli import commands, suggestions
 from orlop.cli.help import command_help, group_help, markdown
 from orlop.cli.options import parse
 from orlop.engine.requests import Build, CreateContainer, Exec, Filter, ListContainers, Login, Logs, Prune, Stdio
@@ -107,6 +107,18 @@ def test_unknown_commands(line: Line, words: list[str], hint: str) -> None:
 
     assert done.code == 1
     assert done.err == f"orlop: there is no command orlop {' '.join(words)}\n  hint: {hint}\n"
+
+
+@pytest.mark.parametrize("path", sorted(suggestions.WAYS_ROUND))
+def test_what_is_not_there_has_a_way_round(line: Line, path: str) -> None:
+    """Docker's commands that are missing say so, with what to do instead, and are really missing."""
+    assert path not in commands.TABLE
+    groups: list[list[str]] = [[]] if " " in path else [[], ["container"]]
+    for group in groups:
+        done = line(*group, *path.split(), "some", "thing")
+        assert done.code == 1
+        assert f"docker's {path.rpartition(' ')[2]} is not there yet" in done.err
+        assert suggestions.WAYS_ROUND[path] in done.err
 
 
 @pytest.mark.parametrize("words", [["version"], ["--version"], ["-v"]])

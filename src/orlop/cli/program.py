@@ -170,8 +170,11 @@ def _without_command(path: str, rest: Sequence[str]) -> int:
     if not unknown:
         print(group_help(path), end="")
         return 0
-    from orlop.cli.suggestions import did_you_mean
+    from orlop.cli.suggestions import WAYS_ROUND, did_you_mean
 
+    way = WAYS_ROUND.get(f"{path} {unknown[0]}".strip().removeprefix("container ").removeprefix("image "))
+    if way:
+        raise UsageError(f"docker's {unknown[0]} is not there yet", hint=way, exit_code=1)
     prefix = f"{path} " if path else ""
     known = [one.removeprefix(prefix) for one in commands.visible() if one.startswith(prefix)]
     meant = did_you_mean(unknown[0], [one for one in known if " " not in one])

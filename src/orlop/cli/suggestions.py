@@ -6,6 +6,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+WAYS_ROUND = {
+    "cp": "out: orlop exec NAME tar -c -C FOLDER FILE | tar -x; in: tar -c FILE | orlop exec -i NAME tar -x -C FOLDER",
+    "commit": "write the steps down in a Dockerfile, and orlop build it; orlop diff NAME shows what was changed",
+    "export": "orlop exec NAME tar -c -C / --one-file-system . > tree.tar",
+    "import": "build it of two lines: FROM scratch, and ADD tree.tar /",
+    "update": "limits are set when a container is made: orlop rm it, and orlop run it with others",
+    "search": "registries have no search in common: look at the registry's own pages",
+    "network connect": "a container is in one network: say which with orlop run --network NAME",
+    "network disconnect": "a container is in one network: say which with orlop run --network NAME",
+}
+"""Commands of docker that are not there yet, and what to do instead."""
+
 
 def distance(one: str, other: str) -> int:
     """How many letters must be added, dropped, changed or swapped with a neighbour to turn `one` into `other`."""
