@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def spawn(group: Cgroup, body: Callable[[], object] = lambda: time.sleep(1000)) 
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what measures coverage has a handler
         os.close(writer)
         os.read(reader, 1)
         try:
