@@ -110,7 +110,7 @@ class Bench:
             if b"listening on" in log.read_bytes():
                 return server
             time.sleep(0.02)
-        stop(server)
+        serving.stop(server)
         raise RuntimeError(f"the registry on {address} did not start: {log.read_text(errors='replace')[-500:]}")
 
     def peers(self) -> list[engines.Engine]:
@@ -120,7 +120,7 @@ class Bench:
     def close(self) -> None:
         """Stop and remove everything; one that fails to does not keep the others from it."""
         if self.server:
-            stop(self.server)
+            serving.stop(self.server)
         for engine in self.engines.values():
             try:
                 engine.close()
@@ -196,7 +196,7 @@ class Bench:
             took = engine.timed("push", name)
             engine.run("rmi", name)
         finally:
-            stop(server)
+            serving.stop(server)
             shutil.rmtree(root, ignore_errors=True)
         return took
 
@@ -244,16 +244,6 @@ class Bench:
             Case("save debian", "<= 1.0", self.save, rounds=3),
             Case("load debian", "<= 1.0", self.load, rounds=3),
         ]
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process that we started."""
-    process.terminate()
-    try:
-        process.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def measure(bench: Bench, case: Case, rounds: int, until: float) -> dict[str, float]:

@@ -169,12 +169,17 @@ def running(name: str, command: list[str], port: int, authorization: str, log: P
                 time.sleep(0.1)
         yield registry
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process that we started."""
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _ours(folder: Path, program: str, port: int, header: str) -> tuple[list[str], str]:

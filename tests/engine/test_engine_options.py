@@ -257,3 +257,13 @@ def test_made_up_names_are_names() -> None:
     for _ in range(50):
         assert names.checked(names.made_up())
         assert len(names.container_id()) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "on"), [("no-new-privileges", True), ("no-new-privileges=true", True), ("no-new-privileges:false", False)]
+)
+def test_no_new_privileges_is_yes_or_no(text: str, *, on: bool) -> None:
+    """The option is docker's; a value that is neither is refused, since it would be guessed at."""
+    assert options.security([text])["no_new_privileges"] is on
+    with pytest.raises(InvalidArgument, match="maybe"):
+        options.security(["no-new-privileges=maybe"])

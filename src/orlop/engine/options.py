@@ -139,6 +139,8 @@ def security(options: Sequence[str]) -> dict[str, Any]:
         if not separator:
             key, separator, value = text.partition(":")
         if key == "no-new-privileges":
+            if value.lower() not in {"", "true", "1", "false", "0"}:
+                raise InvalidArgument(f"--security-opt {text!r} is neither true nor false", hint=f"use {key}=true")
             found["no_new_privileges"] = value.lower() not in {"false", "0"}
         elif key == "seccomp":
             found["seccomp"] = value  # "unconfined", or the path of a profile
