@@ -55,3 +55,15 @@ def test_half_a_line_waits(root: Root) -> None:
         log.write(whole[20:])
         log.flush()
         assert next(events)["Actor"]["ID"] == "two"
+
+
+def test_a_long_log_is_put_aside_once(root: Root) -> None:
+    """Who finds a log long that somebody else has put aside meanwhile leaves the new one, and the old one, alone."""
+    path = f"{root.path}/events.jsonl"
+    journal.record(root, "image", "tag", "old")
+    inode = os.stat(path).st_ino
+    journal._rotate(root, path, inode)
+    journal.record(root, "image", "tag", "new")
+    journal._rotate(root, path, inode)
+    assert [event["Actor"]["ID"] for event in journal.read(root)] == ["old", "new"]
+    assert os.path.exists(path)

@@ -47,12 +47,19 @@ def record(root: Root, kind: str, action: str, subject: str, attributes: Mapping
     try:
         os.write(descriptor, line + b"\n")  # one write: lines of concurrent commands never mix
         mine = os.fstat(descriptor)
-        if mine.st_size > _LIMIT and os.stat(path).st_ino == mine.st_ino:  # else somebody else has rotated it
-            os.replace(path, path + ".1")
+        if mine.st_size > _LIMIT:
+            _rotate(root, path, mine.st_ino)
     except OSError:
         pass  # no space; or another command rotated it first
     finally:
         os.close(descriptor)
+
+
+def _rotate(root: Root, path: str, inode: int) -> None:
+    """Put the log with this inode aside; of several who find it long, one does."""
+    with root.lock("events"):
+        if os.stat(path).st_ino == inode:
+            os.replace(path, path + ".1")
 
 
 def chosen(filters: Iterable[Filter]) -> Callable[[dict[str, Any]], bool]:
